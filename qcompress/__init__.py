@@ -1,0 +1,1 @@
+"""qcompress: compress ONNX models with a report you can gate on."""

@@ -1,0 +1,126 @@
+"""The only door to onnxruntime: open a model, run it, see what it became."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from qcompress.errors import ModelError
+from qcompress.types import Array, Feed, TensorSignature
+
+
+class Optimization(StrEnum):
+    """How far the runtime may rewrite the graph at load."""
+
+    ALL = "all"
+    BASIC = "basic"
+    DISABLED = "disabled"
+
+
+_LEVELS = {
+    Optimization.ALL: ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    Optimization.BASIC: ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    Optimization.DISABLED: ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(float16)": "float16",
+    "tensor(bfloat16)": "bfloat16",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+    "tensor(int16)": "int16",
+    "tensor(uint16)": "uint16",
+    "tensor(int32)": "int32",
+    "tensor(uint32)": "uint32",
+    "tensor(int64)": "int64",
+    "tensor(uint64)": "uint64",
+    "tensor(bool)": "bool",
+    "tensor(string)": "str",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """How to open a session; ``threads`` 0 lets the runtime use all cores."""
+
+    threads: int = 0
+    optimization: Optimization = Optimization.ALL
+    optimized_model: Path | None = None
+    """Where to save the graph as the runtime will really run it."""
+    early_release: bool = False
+    """Run observers as soon as their input exists, so that activations are freed early (PRIORITY_BASED order)."""
+
+
+class Session:
+    """A model loaded by onnxruntime on the CPU."""
+
+    def __init__(self, session: ort.InferenceSession) -> None:
+        self._session = session
+        self.inputs = tuple(_signature(node) for node in session.get_inputs())
+        self.outputs = tuple(_signature(node) for node in session.get_outputs())
+
+    def run(self, feed: Feed, outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        """Run one feed and return the named outputs (all of them by default).
+
+        Raises:
+            ModelError: the runtime refuses the feed or fails while running.
+        """
+        names = list(outputs) if outputs is not None else [output.name for output in self.outputs]
+        try:
+            values = self._session.run(names, dict(feed))
+        except Exception as error:  # the runtime raises many unrelated classes
+            raise ModelError(
+                f"the model failed to run: {first_line(error)}", "check that the data fits the model"
+            ) from error
+        return dict(zip(names, values, strict=True))
+
+
+def open_session(model: bytes | Path, settings: SessionSettings | None = None) -> Session:
+    """Load a model (serialized, or a file beside its external data).
+
+    Raises:
+        ModelError: the runtime cannot load it.
+    """
+    settings = settings or SessionSettings()
+    options = ort.SessionOptions()
+    options.graph_optimization_level = _LEVELS[settings.optimization]
+    options.intra_op_num_threads = settings.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    if settings.optimized_model is not None:
+        options.optimized_model_filepath = str(settings.optimized_model)
+    if settings.early_release:
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the runtime warns about its own serialization of optimized models
+            source: Any = model if isinstance(model, bytes) else str(model)
+            return Session(ort.InferenceSession(source, options, providers=["CPUExecutionProvider"]))
+    except Exception as error:  # the runtime raises many unrelated classes
+        raise ModelError(
+            f"onnxruntime cannot load the model: {first_line(error)}", "see whether the original loads"
+        ) from error
+
+
+def version() -> str:
+    """The version of onnxruntime in use."""
+    return str(ort.__version__)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, at most 300 characters."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def _signature(node: Any) -> TensorSignature:
+    shape = None if node.shape is None else tuple(node.shape)
+    return TensorSignature(node.name, _DTYPES.get(node.type, node.type), shape)

@@ -1,0 +1,208 @@
+"""Words everybody uses: schemes, quantized tensors, ranges, statistics and signatures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qcompress.errors import RecipeError
+
+Array = NDArray[Any]
+Feed = Mapping[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class PerTensor:
+    """One scale for the whole tensor: weight (64, 3, 3, 3) -> scale ()."""
+
+
+@dataclass(frozen=True, slots=True)
+class PerChannel:
+    """One scale per index of ``axis``: weight (64, 3, 3, 3), axis 0 -> scale (64,)."""
+
+    axis: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PerBlock:
+    """One scale per run of ``size`` along ``axis``: weight (64, 128), axis 1, size 32 -> scale (64, 4)."""
+
+    size: int
+    axis: int = -1
+
+
+Granularity = PerTensor | PerChannel | PerBlock
+
+_SCHEME = re.compile(r"(?P<sign>u?)int(?P<bits>\d+)(?P<asym>/asym)?(?:/(?P<grain>tensor|channel|block(?P<size>\d+)))?")
+
+
+@dataclass(frozen=True, slots=True)
+class QuantScheme:
+    """How numbers become integers: width, sign, symmetry and how many share a scale.
+
+    The notation is the same on the command line, in recipes, plans and reports: ``int8``, ``int8/channel``,
+    ``int4/block32``, ``uint8/asym``. The axis of a granularity is a fact of the layer, not of the notation.
+    """
+
+    bits: int = 8
+    signed: bool = True
+    symmetric: bool = True
+    granularity: Granularity = field(default_factory=PerTensor)
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 16:
+            raise RecipeError(f"a scheme has 2 to 16 bits, not {self.bits}", "write for example int8/channel")
+        if isinstance(self.granularity, PerBlock) and self.granularity.size < 1:
+            raise RecipeError("a block has at least one element", "write for example int4/block32")
+
+    @classmethod
+    def parse(cls, text: str) -> QuantScheme:
+        """Read the notation.
+
+        Raises:
+            RecipeError: the text is not a scheme.
+        """
+        match = _SCHEME.fullmatch(text.strip())
+        if match is None:
+            raise RecipeError(
+                f"{text!r} is not a scheme", "write for example int8, int8/channel, int4/block32 or uint8/asym"
+            )
+        granularity: Granularity = PerTensor()
+        if match["size"] is not None:
+            granularity = PerBlock(int(match["size"]))
+        elif match["grain"] == "channel":
+            granularity = PerChannel()
+        return cls(int(match["bits"]), match["sign"] == "", match["asym"] is None, granularity)
+
+    def __str__(self) -> str:
+        grain = ""
+        if isinstance(self.granularity, PerChannel):
+            grain = "/channel"
+        elif isinstance(self.granularity, PerBlock):
+            grain = f"/block{self.granularity.size}"
+        return f"{'' if self.signed else 'u'}int{self.bits}{'' if self.symmetric else '/asym'}{grain}"
+
+    @property
+    def qmin(self) -> int:
+        """The smallest code."""
+        return -(1 << (self.bits - 1)) if self.signed else 0
+
+    @property
+    def qmax(self) -> int:
+        """The largest code."""
+        return (1 << (self.bits - 1)) - 1 if self.signed else (1 << self.bits) - 1
+
+    @property
+    def midpoint(self) -> int:
+        """The zero point of a symmetric tensor: 0 signed, half the range unsigned."""
+        return 0 if self.signed else 1 << (self.bits - 1)
+
+    @property
+    def storage(self) -> np.dtype[Any]:
+        """The smallest numpy integer type that holds a code."""
+        width = 8 if self.bits <= 8 else 16
+        return np.dtype(f"{'' if self.signed else 'u'}int{width}")
+
+    def on_axis(self, axis: int) -> QuantScheme:
+        """The same scheme with its granularity along ``axis``."""
+        if isinstance(self.granularity, PerTensor):
+            return self
+        return replace(self, granularity=replace(self.granularity, axis=axis))
+
+    def per_tensor(self) -> QuantScheme:
+        """The same scheme with one scale for all."""
+        return replace(self, granularity=PerTensor())
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedTensor:
+    """Integer codes and what turns them back into numbers.
+
+    ``codes`` has the shape of the float array. ``scale`` (float32) and ``zero_point`` (storage type of the scheme) have
+    shape () per tensor, (channels,) per channel, and the float array's shape with ``axis`` shortened to the number of
+    blocks per block (the last block may be partial).
+    """
+
+    codes: Array
+    scale: Array
+    zero_point: Array
+    scheme: QuantScheme
+
+    def dequantize(self) -> Array:
+        """The float32 array the codes stand for: (codes - zero_point) * scale."""
+        difference = self.codes.astype(np.int32) - self.spread(self.zero_point).astype(np.int32)
+        values: Array = difference.astype(np.float32) * self.spread(self.scale)
+        return values
+
+    def spread(self, parameter: Array) -> Array:
+        """A scale or zero point made broadcastable against the codes."""
+        granularity = self.scheme.granularity
+        if isinstance(granularity, PerTensor):
+            return parameter
+        axis = granularity.axis % self.codes.ndim
+        if isinstance(granularity, PerChannel):
+            shape = [1] * self.codes.ndim
+            shape[axis] = -1
+            return parameter.reshape(shape)  # (channels,) -> (1, .., channels, .., 1)
+        repeated: Array = np.repeat(parameter, granularity.size, axis=axis)
+        return np.take(repeated, np.arange(self.codes.shape[axis]), axis=axis)  # a partial last block is cut
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRange:
+    """The interval of values that a quantized tensor must represent."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSignature:
+    """A model input or output: name, numpy dtype name and shape (int: fixed, str: named, None: free)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class StatisticsNeeds:
+    """What the algorithms of a run want to know about activations; the data runs once for the union.
+
+    ``ranges``: tensors whose range is wanted. ``moments``: tensor -> channel axis, for the mean and the second moment
+    E[x^2] of each channel over samples and all other axes.
+    """
+
+    ranges: frozenset[str] = frozenset()
+    moments: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What one pass over the calibration data found.
+
+    ``means`` and ``second_moments``: tensor -> (channels,), float64. ``shapes``: tensor -> shape in the first feed.
+    """
+
+    ranges: Mapping[str, TensorRange]
+    means: Mapping[str, Array]
+    second_moments: Mapping[str, Array]
+    shapes: Mapping[str, tuple[int, ...]]
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """A node to add to a graph, as plain data, so that rooms without the graph library can describe one."""
+
+    op_type: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, int | float | str | tuple[int, ...]] = field(default_factory=dict)
+    name: str = ""
+    domain: str = ""
