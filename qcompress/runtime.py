@@ -122,5 +122,5 @@ def first_line(error: BaseException) -> str:
 
 
 def _signature(node: Any) -> TensorSignature:
-    shape = None if node.shape is None else tuple(node.shape)
+    shape = None if node.shape is None else tuple(None if isinstance(dim, int) and dim < 0 else dim for dim in node.shape)
     return TensorSignature(node.name, _DTYPES.get(node.type, node.type), shape)
