@@ -119,6 +119,16 @@ class QuantScheme:
         return replace(self, granularity=PerTensor())
 
 
+def spread(parameter: Array, shape: tuple[int, ...], granularity: Granularity) -> Array:
+    """A scale or zero point made broadcastable against an array of ``shape``: (channels,) -> (1, .., channels, .., 1)."""
+    if isinstance(granularity, PerTensor):
+        return parameter
+    axis = granularity.axis % len(shape)
+    if isinstance(granularity, PerChannel):
+        return parameter.reshape([-1 if index == axis else 1 for index in range(len(shape))])
+    return np.take(parameter, np.arange(shape[axis]) // granularity.size, axis=axis)  # the last block may be partial
+
+
 @dataclass(frozen=True, slots=True)
 class QuantizedTensor:
     """Integer codes and what turns them back into numbers.
@@ -141,16 +151,7 @@ class QuantizedTensor:
 
     def spread(self, parameter: Array) -> Array:
         """A scale or zero point made broadcastable against the codes."""
-        granularity = self.scheme.granularity
-        if isinstance(granularity, PerTensor):
-            return parameter
-        axis = granularity.axis % self.codes.ndim
-        if isinstance(granularity, PerChannel):
-            shape = [1] * self.codes.ndim
-            shape[axis] = -1
-            return parameter.reshape(shape)  # (channels,) -> (1, .., channels, .., 1)
-        repeated: Array = np.repeat(parameter, granularity.size, axis=axis)
-        return np.take(repeated, np.arange(self.codes.shape[axis]), axis=axis)  # a partial last block is cut
+        return spread(parameter, self.codes.shape, self.scheme.granularity)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,17 @@
+"""Float arrays become codes and scales: affine quantization, clipping and biases, on numpy arrays alone."""
+
+from qcompress.quantize.affine import fake_quantize, parameters, quantize, round_to_codes
+from qcompress.quantize.bias import QuantizedBias, least_weight_scale, mean_output_shift, quantize_bias
+from qcompress.quantize.clipping import search_clip
+
+__all__ = [
+    "QuantizedBias",
+    "fake_quantize",
+    "least_weight_scale",
+    "mean_output_shift",
+    "parameters",
+    "quantize",
+    "quantize_bias",
+    "round_to_codes",
+    "search_clip",
+]

@@ -1,0 +1,170 @@
+"""Affine quantization: x is about (code - zero_point) * scale, the arithmetic of ONNX QuantizeLinear and DequantizeLinear.
+
+    code = saturate(round_half_even(x / scale) + zero_point)
+
+    symmetric    scale = max|x| / h                    zero_point = the middle code
+    asymmetric   scale = (high - low) / (qmax - qmin)  zero_point = round(qmin - low / scale)
+
+The range always contains 0, and 0 is always exactly a code: padding, dead channels and ReLU outputs stay what they are.
+
+Source: Jacob et al., CVPR 2018, arXiv:1712.05877, equation 1 and section 3.1; ONNX operators QuantizeLinear and
+DequantizeLinear.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from qcompress.errors import CalibrationError, ModelError
+from qcompress.types import Array, Granularity, PerChannel, PerTensor, QuantizedTensor, QuantScheme, spread
+
+# Smaller scales are denormal: processors that flush them to zero would divide by 0.
+LEAST_SCALE = float(np.finfo(np.float32).tiny)
+
+# The scale of a group of zeros is free, since all its codes are 0. The bias of its channel counts in steps of it, so it is
+# fine; 2^-14 is the smallest normal float16, so it survives in a float16 model.
+SCALE_OF_ZEROS = 2.0**-14
+
+
+def quantize(
+    values: Array, scheme: QuantScheme, clip: Array | None = None, least_scale: Array | None = None
+) -> QuantizedTensor:
+    """Round a weight to the nearest codes of the range of each group.
+
+    Args:
+        values: any shape and float type; the arithmetic is float32, so float16 weights do not underflow.
+        scheme: the granularity's axis is an axis of ``values``.
+        clip: shape of the scale, factors in (0, 1] that shrink each group's range; what lies outside saturates.
+        least_scale: shape of the scale, smaller scales are raised to it (see ``least_weight_scale``).
+
+    Returns:
+        Codes of the shape of ``values``. Scales are positive, finite and never denormal.
+
+    Raises:
+        ModelError: a value is NaN, infinite or beyond float32. The caller knows which weight it is.
+    """
+    values = as_float32(values)
+    low, high = group_ranges(values, scheme.granularity)
+    empty = high == low
+    if clip is not None:
+        low, high = low * clip, high * clip
+    least = LEAST_SCALE if least_scale is None else np.maximum(least_scale, LEAST_SCALE)
+    scale = np.where(empty, np.maximum(SCALE_OF_ZEROS, least), np.maximum(_steps(low, high, scheme), least))
+    scale = np.asarray(scale, dtype=np.float32)
+    return round_to_codes(values, scheme, scale, _zero_points(low, scale, scheme))
+
+
+def fake_quantize(values: Array, scheme: QuantScheme, clip: Array | None = None) -> Array:
+    """The float32 values that are left of ``values`` after ``quantize``.
+
+    Raises:
+        ModelError: a value is NaN, infinite or beyond float32.
+    """
+    return quantize(values, scheme, clip).dequantize()
+
+
+def parameters(low: Array | float, high: Array | float, scheme: QuantScheme) -> tuple[Array, Array]:
+    """The scale and zero point of an activation, whose range is widened to contain 0.
+
+    A range of nothing but 0 gets scale 1, which says nothing about values that the calibration did not see.
+
+    Args:
+        low: scalar or one per group.
+        high: same shape as ``low``.
+        scheme: its granularity is not looked at.
+
+    Returns:
+        Scale (float32) and zero point (storage type of the scheme), of the shape of ``low``.
+
+    Raises:
+        CalibrationError: an end of the range is NaN or infinite, or ``low`` is above ``high``.
+    """
+    low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
+    if not (np.isfinite(low).all() and np.isfinite(high).all() and (low <= high).all()):
+        raise CalibrationError(
+            f"a range from {low} to {high} cannot be quantized", "look for NaN or infinite values in the calibration data"
+        )
+    low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
+    step = _steps(low, high, scheme)
+    scale = np.asarray(np.where(step == 0.0, 1.0, np.maximum(step, LEAST_SCALE)), dtype=np.float32)
+    return scale, _zero_points(low, scale, scheme)
+
+
+def round_to_codes(values: Array, scheme: QuantScheme, scale: Array, zero_point: Array) -> QuantizedTensor:
+    """Round a weight to the nearest codes of given scales and zero points.
+
+    Args:
+        values: any shape, finite.
+        scheme: the granularity's axis is an axis of ``values``.
+        scale: float32, in the shape ``QuantizedTensor`` describes.
+        zero_point: storage type of the scheme, shape of ``scale``.
+    """
+    lowest, highest = code_range(scheme)
+    with np.errstate(over="ignore"):  # far outside the range a quotient may be infinite: it saturates like any other
+        codes = np.asarray(np.asarray(values, dtype=np.float32) / spread(scale, values.shape, scheme.granularity))
+    np.rint(codes, out=codes)
+    codes += spread(zero_point, values.shape, scheme.granularity).astype(np.float32)  # exact up to 2^24
+    np.clip(codes, lowest, highest, out=codes)
+    return QuantizedTensor(codes.astype(scheme.storage), scale, zero_point, scheme)
+
+
+def code_range(scheme: QuantScheme) -> tuple[int, int]:
+    """The smallest and largest code a weight uses: symmetric schemes of 8 and more bits leave the smallest out.
+
+    Codes -127..127 keep the int8 products of x86 processors symmetric. Below 8 bits the code is worth having.
+    """
+    narrow = scheme.symmetric and scheme.bits >= 8
+    return scheme.qmin + int(narrow), scheme.qmax
+
+
+def group_ranges(values: Array, granularity: Granularity) -> tuple[Array, Array]:
+    """The smallest and largest value of each group, widened to contain 0; float64, shape of the scale.
+
+    Raises:
+        ModelError: a value is NaN or infinite.
+    """
+    low = np.minimum(_reduce_groups(np.minimum, values, granularity).astype(np.float64), 0.0)
+    high = np.maximum(_reduce_groups(np.maximum, values, granularity).astype(np.float64), 0.0)
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):  # NaN and infinity survive minimum and maximum
+        raise ModelError("a weight has NaN or infinite values", "export the model again from a checkpoint that is sound")
+    return low, high
+
+
+def as_float32(values: Array) -> Array:
+    """The values in float32; what does not fit becomes infinite, which ``group_ranges`` refuses."""
+    with np.errstate(over="ignore"):
+        return np.asarray(values, dtype=np.float32)
+
+
+def _reduce_groups(operation: np.ufunc, values: Array, granularity: Granularity) -> Array:
+    """Minimum or maximum over each group; an empty group has 0."""
+    if isinstance(granularity, PerTensor):
+        return np.asarray(operation.reduce(values, axis=None, initial=0.0))
+    axis = granularity.axis % values.ndim
+    if isinstance(granularity, PerChannel):
+        others = tuple(index for index in range(values.ndim) if index != axis)
+        return np.asarray(operation.reduce(values, axis=others, initial=0.0))
+    starts = np.arange(0, values.shape[axis], granularity.size)
+    return np.asarray(operation.reduceat(values, starts, axis=axis))
+
+
+def _steps(low: Array, high: Array, scheme: QuantScheme) -> Any:
+    """The width of one code in float64, 0 where the range is empty.
+
+    Below 8 bits a symmetric range of 2^b codes spans 2^b - 1 steps, half a step more on the negative side: max|x| lies
+    half a step outside the last positive code, the same error as anywhere else.
+    """
+    if not scheme.symmetric:
+        return (high - low) / (scheme.qmax - scheme.qmin)
+    half = 2 ** (scheme.bits - 1)
+    return np.maximum(-low, high) / (half - 1 if scheme.bits >= 8 else half - 0.5)
+
+
+def _zero_points(low: Array, scale: Array, scheme: QuantScheme) -> Array:
+    """The code of 0, for scales as they are stored."""
+    if scheme.symmetric:
+        return np.full(scale.shape, scheme.midpoint, dtype=scheme.storage)
+    zero_point = np.rint(scheme.qmin - low / scale.astype(np.float64))
+    return np.asarray(np.clip(zero_point, scheme.qmin, scheme.qmax), dtype=scheme.storage)
