@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError
 
 from qcompress.errors import ModelError, OutputError
 from qcompress.graph.external import embed_external_data, external_tensors, resolve_external_data

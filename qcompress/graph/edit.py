@@ -1,0 +1,184 @@
+"""Small edits every pass and form is written with: constants, nodes, names, uses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from qcompress.types import Array
+
+AttributeValue = int | float | str | Sequence[int]
+
+
+def constant_array(value: ir.Value | None) -> Array | None:
+    """The array of a value nobody can change at run time, or None."""
+    if value is None or value.const_value is None or not is_constant(value):
+        return None
+    return value.const_value.numpy()
+
+
+def is_constant(value: ir.Value | None) -> bool:
+    """Whether the value is an initializer that is not also a model input."""
+    return value is not None and value.is_initializer() and not value.is_graph_input()
+
+
+def graph_of(value: ir.Value) -> ir.Graph:
+    """The graph a value belongs to."""
+    graph = value.graph
+    if not isinstance(graph, ir.Graph):
+        raise TypeError(f"value {value.name!r} lies outside every graph")
+    return graph
+
+
+class Editor:
+    """Adds nodes and constants to one graph under names that are free and the same in every run."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.graph = graph
+        self._names = {value.name for value in graph.inputs} | set(graph.initializers)
+        for node in graph.all_nodes():
+            self._names.add(node.name)
+            self._names.update(value.name for value in node.outputs)
+            for body in node_graphs(node):
+                self._names.update(value.name for value in body.inputs)
+                self._names.update(body.initializers)
+
+    def name(self, wanted: str) -> str:
+        """``wanted``, or with a number behind it when taken."""
+        name, number = wanted, 1
+        while name in self._names:
+            number += 1
+            name = f"{wanted}_{number}"
+        self._names.add(name)
+        return name
+
+    def constant(self, wanted: str, array: Array) -> ir.Value:
+        """A new initializer holding ``array``."""
+        name = self.name(wanted)
+        tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+        value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        self.graph.register_initializer(value)
+        return value
+
+    def node(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        output: str,
+        attributes: Mapping[str, AttributeValue] | None = None,
+        dtype: ir.DataType | None = None,
+    ) -> ir.Value:
+        """A new node with one output, not yet placed; returns that output."""
+        name = self.name(output)
+        result = ir.Value(name=name, type=None if dtype is None else ir.TensorType(dtype))
+        ir.Node(
+            "",
+            op_type,
+            inputs,
+            [ir.Attr(key, _kind(value), value) for key, value in (attributes or {}).items()],
+            outputs=[result],
+            name=name,
+        )
+        return result
+
+    def place_after(self, anchor: ir.Value, values: Sequence[ir.Value]) -> None:
+        """Place the producers of ``values``, in order, right after the producer of ``anchor`` (first if it has none)."""
+        nodes = [_producer(value) for value in values]
+        producer = anchor.producer()
+        if producer is not None and producer.graph is self.graph:
+            self.graph.insert_after(producer, nodes)
+        elif len(self.graph) > 0:
+            self.graph.insert_before(self.graph[0], nodes)
+        else:
+            self.graph.extend(nodes)
+
+    def place_before(self, node: ir.Node, values: Sequence[ir.Value]) -> None:
+        """Place the producers of ``values``, in order, right before ``node``."""
+        self.graph.insert_before(node, [_producer(value) for value in values])
+
+
+def set_constant(value: ir.Value, array: Array) -> None:
+    """Give an initializer a new array, in place and under its name."""
+    tensor = ir.tensor(np.ascontiguousarray(array), name=value.name)
+    value.const_value = tensor
+    value.shape = ir.Shape(array.shape)
+    value.type = ir.TensorType(tensor.dtype)
+
+
+def replace_uses(old: ir.Value, new: ir.Value, users: Sequence[tuple[ir.Node, int]] | None = None) -> None:
+    """Let ``users`` (all of them by default) read ``new`` instead of ``old``; graph outputs are left alone."""
+    for node, index in list(old.uses()) if users is None else users:
+        node.replace_input_with(index, new)
+
+
+def bypass(node: ir.Node, source: ir.Value) -> None:
+    """Remove a one-output node and let its users, and graph outputs of its name, read ``source``."""
+    (output,) = node.outputs
+    graph = node.graph
+    if output.is_graph_output():
+        name = output.name
+        for outputs_graph in [graph_of(output)]:
+            for index, value in enumerate(outputs_graph.outputs):
+                if value is output:
+                    outputs_graph.outputs[index] = source
+        output.name = None
+        source.name = name
+        source.type = source.type or output.type
+        source.shape = source.shape or output.shape
+    replace_uses(output, source)
+    if isinstance(graph, ir.Graph):
+        graph.remove(node, safe=True)
+
+
+def node_graphs(node: ir.Node) -> list[ir.Graph]:
+    """The bodies of an If, Loop or Scan node."""
+    graphs: list[ir.Graph] = []
+    for attribute in node.attributes.values():
+        if attribute.is_ref():
+            continue
+        if attribute.type == ir.AttributeType.GRAPH:
+            graphs.append(attribute.as_graph())
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            graphs.extend(attribute.as_graphs())
+    return graphs
+
+
+def int_attribute(node: ir.Node, name: str, default: int) -> int:
+    """An integer attribute or its default."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None or attribute.is_ref() else attribute.as_int()
+
+
+def float_attribute(node: ir.Node, name: str, default: float) -> float:
+    """A float attribute or its default."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None or attribute.is_ref() else attribute.as_float()
+
+
+def ints_attribute(node: ir.Node, name: str) -> tuple[int, ...]:
+    """A list of integers, empty when the attribute is missing."""
+    attribute = node.attributes.get(name)
+    return () if attribute is None or attribute.is_ref() else tuple(attribute.as_ints())
+
+
+def string_attribute(node: ir.Node, name: str, default: str) -> str:
+    """A string attribute or its default."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None or attribute.is_ref() else attribute.as_string()
+
+
+def _producer(value: ir.Value) -> ir.Node:
+    producer = value.producer()
+    if producer is None:
+        raise ValueError(f"value {value.name!r} has no producer to place")
+    return producer
+
+
+def _kind(value: AttributeValue) -> ir.AttributeType:
+    if isinstance(value, str):
+        return ir.AttributeType.STRING
+    if isinstance(value, float):
+        return ir.AttributeType.FLOAT
+    return ir.AttributeType.INT if isinstance(value, int) else ir.AttributeType.INTS

@@ -1,0 +1,29 @@
+"""Preparation that changes no result: what every form relies on, each pass one file and one line here."""
+
+from collections.abc import Callable
+
+from qcompress.graph.model import Model
+from qcompress.graph.passes.affine import fold_affine
+from qcompress.graph.passes.constants import fold_constants, lift_constants
+from qcompress.graph.passes.float16 import widen_float16
+from qcompress.graph.passes.initializers import tidy_initializers
+from qcompress.graph.passes.pads import fold_pads
+from qcompress.graph.passes.unused import remove_unused
+
+Pass = Callable[[Model], int]
+
+PREPARATION: dict[str, Pass] = {
+    "lift constants": lift_constants,
+    "tidy initializers": tidy_initializers,
+    "widen float16": widen_float16,
+    "fold constants": fold_constants,
+    "fold pads": fold_pads,
+    "fold affine": fold_affine,
+    "remove unused": remove_unused,
+}
+"""The passes in the order they run; each returns how many places it changed and keeps every layer's name."""
+
+
+def prepare(model: Model) -> dict[str, int]:
+    """Run every preparation pass on the model, in place; returns pass name -> places changed."""
+    return {name: run(model) for name, run in PREPARATION.items()}
