@@ -2,8 +2,9 @@
 
     code = saturate(round_half_even(x / scale) + zero_point)
 
-    symmetric    scale = max|x| / h                    zero_point = the middle code
-    asymmetric   scale = (high - low) / (qmax - qmin)  zero_point = round(qmin - low / scale)
+    symmetric    scale = max|x| / (2^(bits-1) - 1)      zero_point = the middle code; codes -127..127 at 8 bits
+      to 5 bits  scale = max|x| / (2^(bits-1) - 0.5)    codes -8..7 at 4 bits
+    asymmetric   scale = (high - low) / (qmax - qmin)   zero_point = round(qmin - low / scale)
 
 The range always contains 0, and 0 is always exactly a code: padding, dead channels and ReLU outputs stay what they are.
 
@@ -28,6 +29,13 @@ LEAST_SCALE = float(np.finfo(np.float32).tiny)
 SCALE_OF_ZEROS = 2.0**-14
 
 
+# Up to this width symmetric weights use all 2^bits codes. Squared error against leaving the smallest code out (512 x 512
+# normal, Laplace and Student t weights, per channel, clipped): 2 bits 0.70, 3 bits 0.86, 4 bits 0.92, 5 bits 0.95,
+# 8 bits 1.00; per block of 32 the gain ends at 5 bits (0.98) and 8 bits lose (1.09). At 8 bits codes -127..127 also keep
+# the int8 products of x86 processors symmetric.
+FULL_RANGE_BITS = 5
+
+
 def quantize(
     values: Array, scheme: QuantScheme, clip: Array | None = None, least_scale: Array | None = None
 ) -> QuantizedTensor:
@@ -36,7 +44,7 @@ def quantize(
     Args:
         values: any shape and float type; the arithmetic is float32, so float16 weights do not underflow.
         scheme: the granularity's axis is an axis of ``values``.
-        clip: shape of the scale, factors in (0, 1] that shrink each group's range; what lies outside saturates.
+        clip: shape of the scale, positive factors on each group's range; what then lies outside saturates.
         least_scale: shape of the scale, smaller scales are raised to it (see ``least_weight_scale``).
 
     Returns:
@@ -111,11 +119,8 @@ def round_to_codes(values: Array, scheme: QuantScheme, scale: Array, zero_point:
 
 
 def code_range(scheme: QuantScheme) -> tuple[int, int]:
-    """The smallest and largest code a weight uses: symmetric schemes of 8 and more bits leave the smallest out.
-
-    Codes -127..127 keep the int8 products of x86 processors symmetric. Below 8 bits the code is worth having.
-    """
-    narrow = scheme.symmetric and scheme.bits >= 8
+    """The smallest and largest code a weight uses: wide symmetric schemes leave the smallest out."""
+    narrow = scheme.symmetric and scheme.bits > FULL_RANGE_BITS
     return scheme.qmin + int(narrow), scheme.qmax
 
 
@@ -153,13 +158,13 @@ def _reduce_groups(operation: np.ufunc, values: Array, granularity: Granularity)
 def _steps(low: Array, high: Array, scheme: QuantScheme) -> Any:
     """The width of one code in float64, 0 where the range is empty.
 
-    Below 8 bits a symmetric range of 2^b codes spans 2^b - 1 steps, half a step more on the negative side: max|x| lies
-    half a step outside the last positive code, the same error as anywhere else.
+    A full symmetric range of 2^bits codes reaches half a step further than its last positive code: max|x| rounds with the
+    same error of half a step as anything else.
     """
     if not scheme.symmetric:
         return (high - low) / (scheme.qmax - scheme.qmin)
     half = 2 ** (scheme.bits - 1)
-    return np.maximum(-low, high) / (half - 1 if scheme.bits >= 8 else half - 0.5)
+    return np.maximum(-low, high) / (half - 0.5 if scheme.bits <= FULL_RANGE_BITS else half - 1)
 
 
 def _zero_points(low: Array, scale: Array, scheme: QuantScheme) -> Array:

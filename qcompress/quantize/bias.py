@@ -34,8 +34,8 @@ class QuantizedBias:
 def quantize_bias(bias: Array, input_scale: Array, weight_scale: Array) -> QuantizedBias | None:
     """Round a bias to int32, or return None where it does not fit and must stay float.
 
-    It does not fit when a code would leave no room for the sum of products, or when the scale underflows. Weights
-    quantized with ``least_weight_scale`` always leave their bias room.
+    It does not fit when a code would leave no room for the sum of products, or when the scale leaves the normal float32. Weights
+    quantized with ``least_weight_scale`` leave their bias room.
 
     Args:
         bias: (channels,).
@@ -48,7 +48,7 @@ def quantize_bias(bias: Array, input_scale: Array, weight_scale: Array) -> Quant
     Source: Jacob et al., CVPR 2018, arXiv:1712.05877, equation 11.
     """
     _check_finite(bias)
-    with np.errstate(under="ignore"):
+    with np.errstate(over="ignore"):
         scale = np.asarray(np.float32(input_scale) * np.asarray(weight_scale, dtype=np.float32))
     if not (np.isfinite(scale).all() and (scale >= np.finfo(np.float32).tiny).all()):
         return None
@@ -74,9 +74,8 @@ def least_weight_scale(bias: Array, input_scale: Array) -> Array:
     _check_finite(bias)
     room = float(input_scale) * (LARGEST_CODE * (1.0 - 1e-6))  # the margin covers the rounding of scales to float32
     least = np.abs(bias.astype(np.float64)) / room
-    least = np.where(least > 0.0, least, 0.0)
     normal = 1.001 * float(np.finfo(np.float32).tiny) / float(input_scale)  # the product of scales is not denormal
-    return np.asarray(np.maximum(least, normal), dtype=np.float32)
+    return np.asarray(np.clip(least, normal, 1e30), dtype=np.float32)
 
 
 def mean_output_shift(weight_error: Array, input_means: Array, groups: int = 1) -> Array:
