@@ -20,7 +20,7 @@ from qcompress.quantize.affine import FULL_RANGE_BITS, as_float32, code_range, g
 from qcompress.types import Array, Granularity, PerBlock, PerChannel, PerTensor, QuantScheme
 
 # Elements tried at a time: the working arrays stay in the processor's second-level cache.
-_CHUNK = 1 << 16
+_CHUNK = 1 << 17
 
 # A smaller factor must gain more than float32 sums can be wrong by; a tie keeps the preferred one.
 _MARGIN = 1e-4

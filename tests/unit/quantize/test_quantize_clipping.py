@@ -7,6 +7,7 @@ import pytest
 
 from qcompress.errors import ModelError
 from qcompress.quantize import fake_quantize, quantize, search_clip
+from qcompress.quantize.clipping import _first_least
 from qcompress.types import PerBlock, PerChannel, PerTensor, QuantScheme
 
 INT4 = QuantScheme(4)
@@ -42,18 +43,25 @@ def test_what_no_input_meets_costs_nothing_and_ties_keep_the_whole_range():
 
 def test_the_scale_of_the_importance_does_not_matter():
     importance = np.random.default_rng(0).random((1, 256))
-    chosen = [search_clip(with_outlier(), INT4, importance * factor) for factor in (1.0, 2.0**100, 2.0**-100)]
+    chosen = [search_clip(with_outlier(), INT4, importance * factor) for factor in (1.0, 2.0**300, 2.0**-300)]
     assert chosen[0] == chosen[1] == chosen[2]
 
 
-def test_it_finds_the_least_error_of_the_grid():
-    values = with_outlier()
-    scheme = QuantScheme(4, granularity=PerTensor())
+@pytest.mark.parametrize("seed", range(8))
+def test_it_finds_the_least_weighted_error_of_the_grid(seed):
+    generator = np.random.default_rng(seed)
+    values = generator.standard_t(3, (4, 64)).astype(np.float32)
+    importance = np.exp(2.0 * generator.standard_normal((1, 64)))
     errors = {
-        factor: np.square(fake_quantize(values, scheme, np.array(factor)) - values).sum()
+        factor: (importance * np.square(fake_quantize(values, INT4, np.array(factor)) - values)).sum()
         for factor in (*np.linspace(1.0, 0.4, 31), 7.5 / 7)
     }
-    assert search_clip(values, scheme) == pytest.approx(min(errors, key=errors.get))
+    assert search_clip(values, INT4, importance) == pytest.approx(min(errors, key=errors.get))
+
+
+def test_a_gain_within_rounding_keeps_the_preferred_factor():
+    errors = np.array([[1.0, 1.0], [1.0 - 1e-6, 0.9], [1.0 + 1e-6, 0.9]])
+    assert _first_least(errors).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(
