@@ -1,0 +1,328 @@
+"""Bundles of options that several commands share: one decorator and one frozen dataclass each."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from qcompress.cli.guard import Talk
+from qcompress.cli.parameters import ImageSize, LazyChoice, Numbers, Share
+from qcompress.errors import UsageError
+
+if TYPE_CHECKING:
+    from qcompress.data import DataOptions
+    from qcompress.pipeline import RunOptions
+    from qcompress.recipe import Mode, RangeMethod, Recipe
+    from qcompress.results import Gates
+
+Command = Callable[..., Any]
+
+CONTEXT = {
+    "auto_envvar_prefix": "QCOMPRESS",
+    "help_option_names": ["-h", "--help"],
+    "max_content_width": 110,
+}
+"""Settings of every command: options also come from the environment under one prefix."""
+
+
+def bundle(name: str, kind: type[Any], *options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """A decorator that adds ``options`` to a command and hands their values over as ``name``, a dataclass ``kind``."""
+
+    def decorate(function: Command) -> Command:
+        @functools.wraps(function)
+        def call(*args: Any, **values: Any) -> Any:
+            own = {item.name: values.pop(item.name) for item in fields(kind)}
+            return function(*args, **{name: kind(**own)}, **values)
+
+        command: Command = call
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeChoice:
+    """Which recipe, and what is different from it; None and empty leave the recipe's own value."""
+
+    recipe: str
+    mode: Mode | None
+    weights: str | None
+    activations: str | None
+    ranges: RangeMethod | None
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    clip_weights: bool | None
+    correct_bias: bool | None
+
+    def load(self) -> Recipe:
+        """The recipe with the changes applied.
+
+        Raises:
+            RecipeError: no such recipe, or a scheme that is none.
+        """
+        from qcompress.recipe import load_recipe
+        from qcompress.types import QuantScheme
+
+        changes = self.changes()
+        for key in changes.keys() & {"weights", "activations"}:
+            changes[key] = QuantScheme.parse(changes[key])
+        return replace(load_recipe(self.recipe), **changes)
+
+    def changes(self) -> dict[str, Any]:
+        """The options that were given and differ from the recipe, by the recipe's field."""
+        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "recipe"}
+        return {key: value for key, value in values.items() if value is not None and value != ()}
+
+
+def _modes() -> type[StrEnum]:
+    from qcompress.recipe import Mode
+
+    return Mode
+
+
+def _range_methods() -> type[StrEnum]:
+    from qcompress.recipe import RangeMethod
+
+    return RangeMethod
+
+
+recipe_options = bundle(
+    "recipe_choice",
+    RecipeChoice,
+    click.option("--recipe", default="int8", show_default=True, metavar="NAME|FILE.toml", help="What to do."),
+    click.option("--mode", type=LazyChoice(_modes), help="How much of a layer becomes integer arithmetic."),
+    click.option("--weights", metavar="SCHEME", help="Weight scheme, for example int8/channel or int8/tensor."),
+    click.option("--activations", metavar="SCHEME", help="Activation scheme, for example uint8/asym or int8."),
+    click.option("--ranges", type=LazyChoice(_range_methods), help="How an activation's range is chosen."),
+    click.option(
+        "--include", multiple=True, metavar="LAYER", help="Compress only these: name, glob or operator type. Repeatable."
+    ),
+    click.option("--exclude", multiple=True, metavar="LAYER", help="Keep these as they are. Repeatable."),
+    click.option("--clip/--no-clip", "clip_weights", default=None, help="Search the best clip of each weight channel."),
+    click.option(
+        "--bias-correction/--no-bias-correction", "correct_bias", default=None, help="Undo the mean error of each channel."
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DataChoice:
+    """How the data is read."""
+
+    batch_size: int
+    seed: int
+    image_size: tuple[int, int] | None
+    image_scale: float | None
+    image_mean: tuple[float, ...]
+    image_std: tuple[float, ...]
+    image_layout: StrEnum | None
+    image_resize: StrEnum | None
+    image_colour: StrEnum | None
+
+    def load(self) -> DataOptions:
+        """The options of the data room.
+
+        Raises:
+            UsageError: a value that is not possible.
+        """
+        from qcompress.data import DataOptions, ImageOptions
+
+        chosen = {item.name.removeprefix("image_"): getattr(self, item.name) for item in fields(self)}
+        image = {item.name: chosen[item.name] for item in fields(ImageOptions) if chosen[item.name] is not None}
+        return DataOptions(batch_size=self.batch_size, seed=self.seed, image=ImageOptions(**image))
+
+
+def _layouts() -> type[StrEnum]:
+    from qcompress.data import Layout
+
+    return Layout
+
+
+def _resizes() -> type[StrEnum]:
+    from qcompress.data import Resize
+
+    return Resize
+
+
+def _colours() -> type[StrEnum]:
+    from qcompress.data import Colour
+
+    return Colour
+
+
+data_options = bundle(
+    "data_choice",
+    DataChoice,
+    click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Samples per feed."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything that is drawn."),
+    click.option("--image-size", type=ImageSize(), metavar="HxW", help="Image folders: pixels, if the model does not say."),
+    click.option("--image-scale", type=float, help="Image folders: factor for pixels of 0..255.  [default: 1/255]"),
+    click.option(
+        "--image-mean", type=Numbers(), default=(0.0,), metavar="M[,M,M]", help="Image folders: subtracted after scaling."
+    ),
+    click.option(
+        "--image-std", type=Numbers(), default=(1.0,), metavar="S[,S,S]", help="Image folders: divided by after that."
+    ),
+    click.option("--image-layout", type=LazyChoice(_layouts), help="Image folders: axis order, if the model does not tell."),
+    click.option(
+        "--image-resize", type=LazyChoice(_resizes), help="Image folders: how the size is reached.  [default: crop]"
+    ),
+    click.option("--image-colour", type=LazyChoice(_colours), help="Image folders: channel order.  [default: rgb]"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RunChoice:
+    """How to run and what to measure."""
+
+    threads: int
+    held_out: float
+    eval_samples: int | None
+    metric: str | None
+    latency: bool
+
+    def load(self, data: DataOptions, discard_on_fail: bool = False) -> RunOptions:
+        """The options of the pipeline."""
+        from qcompress.pipeline import RunOptions
+
+        if self.metric is not None and ":" not in self.metric:
+            raise UsageError(
+                f"--metric {self.metric!r} is not module:function", "write for example --metric my_metrics:bleu"
+            )
+        options = RunOptions(
+            threads=self.threads,
+            held_out=self.held_out,
+            data=data,
+            metric=self.metric,
+            eval_samples=self.eval_samples,
+            discard_on_fail=discard_on_fail,
+        )
+        return options if self.latency else replace(options, latency_seconds=0.0)
+
+
+threads_option = click.option(
+    "--threads", type=click.IntRange(0), default=0, show_default=True, help="Threads of the runtime; 0: all cores."
+)
+
+run_options = bundle(
+    "run_choice",
+    RunChoice,
+    threads_option,
+    click.option(
+        "--held-out",
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        default=0.25,
+        show_default=True,
+        help="Part of --data kept for measuring when there is no --eval-data.",
+    ),
+    click.option("--eval-samples", type=click.IntRange(1), metavar="N", help="Measure on at most N samples."),
+    click.option("--metric", metavar="MODULE:FUNCTION", help="Your own measure of quality, called with outputs and labels."),
+    click.option("--latency/--no-latency", default=True, show_default=True, help="Measure the speed of both models."),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GateChoice:
+    """The limits asked for on the command line."""
+
+    max_accuracy_drop: float | None
+    min_speedup: float | None
+    max_size_ratio: float | None
+    min_sqnr: float | None
+
+    def load(self, gates: Gates, metric: str | None = None) -> Gates:
+        """``gates`` with those of the command line in their place.
+
+        Raises:
+            UsageError: a drop that no model can exceed, most likely points taken for a fraction.
+        """
+        if metric is None and self.max_accuracy_drop is not None and self.max_accuracy_drop >= 1:
+            raise UsageError(
+                f"--max-accuracy-drop {self.max_accuracy_drop:g} allows any loss",
+                f"write {self.max_accuracy_drop:g}% for {self.max_accuracy_drop:g} points",
+            )
+        given = {item.name: getattr(self, item.name) for item in fields(self) if getattr(self, item.name) is not None}
+        return replace(gates, **given)
+
+
+gate_options = bundle(
+    "gate_choice",
+    GateChoice,
+    click.option("--max-accuracy-drop", type=Share(), metavar="SHARE", help="Gate: accuracy lost at most, 1% or 0.01."),
+    click.option(
+        "--min-speedup", type=click.FloatRange(0), metavar="FACTOR", help="Gate: float time over compressed time at least."
+    ),
+    click.option(
+        "--max-size-ratio", type=Share(), metavar="SHARE", help="Gate: compressed over float bytes at most, 35% or 0.35."
+    ),
+    click.option("--min-sqnr", type=float, metavar="DB", help="Gate: signal to noise of every output at least."),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ReportChoice:
+    """Where the report goes and how it looks on stdout."""
+
+    format: str
+    report: tuple[Path, ...]
+
+
+format_option = click.option(
+    "--format",
+    type=click.Choice(["table", "json", "markdown"]),
+    default="table",
+    show_default=True,
+    help="Form of the result on stdout.",
+)
+
+report_options = bundle(
+    "report_choice",
+    ReportChoice,
+    format_option,
+    click.option(
+        "--report",
+        type=click.Path(dir_okay=False, path_type=Path),
+        multiple=True,
+        metavar="FILE",
+        help="Also write the report here; .json, .md or .txt decides the form. Repeatable.",
+    ),
+)
+
+
+def _set_talk(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    talk = context.ensure_object(Talk)
+    if wanted:
+        setattr(talk, str(parameter.name), True)
+    if talk.quiet and talk.verbose:
+        raise UsageError("--quiet and --verbose do not go together", "choose one")
+
+
+def talk_options(function: Command) -> Command:
+    """Add ``--quiet`` and ``--verbose``; the command gets a ``Talk`` as its first argument."""
+    quiet = click.option(
+        "-q",
+        "--quiet",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_set_talk,
+        help="Errors only; --format json still prints.",
+    )
+    verbose = click.option(
+        "-v",
+        "--verbose",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_set_talk,
+        help="Say more; tracebacks on errors.",
+    )
+    return quiet(verbose(click.make_pass_decorator(Talk, ensure=True)(function)))

@@ -1,0 +1,88 @@
+"""Kinds of option values: choices that are imported when they are needed, shares, number lists and image sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    ParamType = click.ParamType[Any]
+else:
+    ParamType = click.ParamType  # older versions of click cannot be subscripted
+
+
+class LazyChoice(ParamType):
+    """A choice whose values live in a module that is too heavy to import for ``qcompress --help``."""
+
+    name = "choice"
+
+    def __init__(self, load: Callable[[], type[StrEnum]]) -> None:
+        self._load = load
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """The values, as the help of the command shows them."""
+        return f"[{'|'.join(self._load())}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The member of the enumeration, or a usage error that names the nearest one."""
+        choices = self._load()
+        try:
+            return choices(str(value).lower())
+        except ValueError:
+            from difflib import get_close_matches
+
+            near = get_close_matches(str(value), list(choices), 1)
+            meant = f" (did you mean {near[0]}?)" if near else ""
+            self.fail(f"{value!r} is not one of {', '.join(choices)}{meant}", param, ctx)
+
+
+class Share(ParamType):
+    """A fraction, written 0.01 or 1%."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The fraction; ``1%`` is 0.01."""
+        if isinstance(value, float):
+            return value
+        text = str(value).strip()
+        try:
+            number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            self.fail(f"{value!r} is not a number; write for example 1% or 0.01", param, ctx)
+        if not 0 <= number < float("inf"):
+            self.fail(f"{value!r} is not a share; write for example 1% or 0.01", param, ctx)
+        return number
+
+
+class Numbers(ParamType):
+    """Numbers with commas between them."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """The numbers."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers; write for example 0.485,0.456,0.406", param, ctx)
+
+
+class ImageSize(ParamType):
+    """Height and width in pixels, written 224 or 224x320."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """(height, width)."""
+        if isinstance(value, tuple):
+            return value
+        height, _, width = str(value).lower().partition("x")
+        if not height.isdecimal() or (width and not width.isdecimal()):
+            self.fail(f"{value!r} is not an image size; write height x width, for example 224 or 224x320", param, ctx)
+        return int(height), int(width or height)
