@@ -8,7 +8,7 @@
 
 The range always contains 0, and 0 is always exactly a code: padding, dead channels and ReLU outputs stay what they are.
 
-Source: Jacob et al., CVPR 2018, arXiv:1712.05877, equation 1 and section 3.1; ONNX operators QuantizeLinear and
+Source: Jacob et al., CVPR 2018, arXiv:1712.05877, section 2.1, equation 1; ONNX operators QuantizeLinear and
 DequantizeLinear.
 """
 

@@ -92,7 +92,7 @@ def mean_output_shift(weight_error: Array, input_means: Array, groups: int = 1) 
     Returns:
         (out,), float64.
 
-    Source: Nagel et al., ICCV 2019, arXiv:1906.04721, section 4.2, equation 17; means are measured, not derived from
+    Source: Nagel et al., ICCV 2019, arXiv:1906.04721, section 4.2; means are measured, not derived from
     BatchNorm.
     """
     outputs, inputs = weight_error.shape[:2]
