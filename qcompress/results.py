@@ -56,7 +56,11 @@ class SizeReport:
 
 @dataclass(frozen=True, slots=True)
 class LatencyReport:
-    """Milliseconds of one run of each model, measured in turns (A, B, A, B, ...) on the same feeds."""
+    """Milliseconds of one run of each model, measured in turns (A, B, B, A, ...) on the same feeds.
+
+    ``speedup``: median over rounds of float time / compressed time. ``threads``: 0 is the runtime's default on a
+    machine of ``cores`` logical cores. ``feed_shapes``: shapes of the first feed. ``runs``: timed runs of each model.
+    """
 
     float_p50_ms: float
     float_p90_ms: float
@@ -66,21 +70,31 @@ class LatencyReport:
     rounds: int
     threads: int
     feed_shapes: Mapping[str, tuple[int, ...]]
+    runs: int = 0
+    cores: int = 0
+    runtime: str = ""
+    spinning: bool = False
+    """Whether idle threads waited busily; two live models would then slow each other."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutputAgreement:
     """How close one output of the compressed model is to the float model's, over all evaluated samples.
 
-    ``sqnr_db``: signal to quantization noise in dB (None when equal). ``top1``: share of positions with the same
-    arg-max along the last axis, for outputs that look like class scores.
+    ``cosine``: mean over samples, None for outputs that are not float. ``sqnr_db``: signal to quantization noise in dB
+    (None when equal). ``max_abs_error``: over values finite in both. ``top1``: share of positions with the same arg-max
+    along the class axis, for outputs that look like class scores. ``equal``: share of equal values, for outputs that are
+    not float. ``lost_samples``: samples where the compressed output has NaN or infinite values the float model does not
+    have, or another shape; each counts as cosine 0, agreement 0 and noise as large as the signal.
     """
 
     name: str
-    cosine: Interval
+    cosine: Interval | None
     sqnr_db: float | None
     max_abs_error: float
     top1: Interval | None = None
+    equal: Interval | None = None
+    lost_samples: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +120,11 @@ class TaskMetrics:
 
 @dataclass(frozen=True, slots=True)
 class MetricPair:
-    """A user's metric on both models (higher is better)."""
+    """A user's metric on both models (higher is better); None where it came out as NaN or infinite."""
 
     name: str
-    float_value: float
-    compressed_value: float
+    float_value: float | None
+    compressed_value: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +137,14 @@ class AccuracyReport:
     float_task: TaskMetrics | None = None
     compressed_task: TaskMetrics | None = None
     drop: Interval | None = None
-    """Accuracy lost, in the metric's own unit (0.01 is one point), paired over samples; without labels 1 - agreement."""
+    """What was lost (0.01 is one point): of the user's metric, else of accuracy against the labels, paired over samples,
+    else of agreement with the float model."""
+    drop_of: str = ""
+    """What the drop is a drop of, in words."""
+    scored_output: str | None = None
+    """The output that was compared with the labels."""
     metric: MetricPair | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +159,16 @@ class KernelReport:
     conversions: int
     """QuantizeLinear and DequantizeLinear nodes left in the optimized graph."""
     runtime: str
+    note: str = ""
+    """Why nothing could be counted, if so."""
 
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """One promise checked: ``value`` against ``limit``; ``passed`` False makes the exit code 1."""
+    """One promise checked: ``value`` against ``limit``; ``passed`` False makes the exit code 1.
+
+    ``name``: the field of ``Gates``. ``value``: None when it was not measured or is without bound.
+    """
 
     name: str
     limit: float

@@ -57,6 +57,8 @@ class SessionSettings:
     """Where to save the graph as the runtime will really run it."""
     early_release: bool = False
     """Run observers as soon as their input exists, so that activations are freed early (PRIORITY_BASED order)."""
+    spinning: bool = True
+    """Let idle threads wait busily, as the runtime does by default; off while several sessions take turns."""
 
 
 class Session:
@@ -97,6 +99,11 @@ def open_session(model: bytes | Path, settings: SessionSettings | None = None) -
     options.log_severity_level = 4
     if settings.optimized_model is not None:
         options.optimized_model_filepath = str(settings.optimized_model)
+        # Weights go to a file beside it: a message of over 2 GiB cannot be written.
+        weights = settings.optimized_model.name + ".data"
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", weights)
+    if not settings.spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if settings.early_release:
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     try:

@@ -147,7 +147,7 @@ def task_metrics(predicted: Array, labels: Array, classes: int) -> TaskMetrics:
     return TaskMetrics(accuracy, float(precision.mean()), float(recall.mean()), float(f1.mean()), counts)
 
 
-def wilson_interval(correct: int, total: int) -> Interval:
+def wilson_interval(correct: float, total: int) -> Interval:
     """A share with its 95 % interval, which stays in [0, 1] and is honest for few samples.
 
     Raises:

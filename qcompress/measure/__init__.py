@@ -1,0 +1,17 @@
+"""What compression bought and what it cost: bytes, milliseconds, accuracy, kernels, and the gates they are held against."""
+
+from qcompress.measure.accuracy import AccuracySettings, measure_accuracy
+from qcompress.measure.gates import check_gates
+from qcompress.measure.kernels import measure_kernels
+from qcompress.measure.latency import LatencySettings, measure_latency
+from qcompress.measure.size import measure_size
+
+__all__ = [
+    "AccuracySettings",
+    "LatencySettings",
+    "check_gates",
+    "measure_accuracy",
+    "measure_kernels",
+    "measure_latency",
+    "measure_size",
+]

@@ -1,0 +1,86 @@
+"""Promises checked: each limit the user asked for against what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+
+from qcompress.results import AccuracyReport, GateResult, Gates, Interval, LatencyReport, SizeReport
+
+
+def check_gates(
+    gates: Gates, size: SizeReport, latency: LatencyReport | None, accuracy: AccuracyReport | None
+) -> tuple[GateResult, ...]:
+    """Check every gate that was asked for, in the order of ``Gates``; one that was not measured fails and says what it needs.
+
+    Measured values count as they are, not the unfavourable ends of their intervals; the messages show the intervals.
+    """
+    checks: dict[str, Callable[[float], GateResult]] = {
+        "max_accuracy_drop": lambda limit: _check_drop(limit, accuracy),
+        "min_speedup": lambda limit: _check_speedup(limit, latency),
+        "max_size_ratio": lambda limit: _check_size(limit, size),
+        "min_sqnr": lambda limit: _check_sqnr(limit, accuracy),
+    }
+    asked = [(item.name, getattr(gates, item.name)) for item in fields(gates)]
+    return tuple(checks[name](limit) for name, limit in asked if limit is not None)
+
+
+def _check_drop(limit: float, accuracy: AccuracyReport | None) -> GateResult:
+    name = "max_accuracy_drop"
+    if accuracy is None:
+        return _unmeasured(name, limit, "accuracy was not measured: give --eval-data or --data")
+    if accuracy.drop is None:
+        why = f"{accuracy.metric.name} gave no number" if accuracy.metric else "no output could be compared"
+        return _unmeasured(name, limit, f"there is no accuracy drop: {why}")
+    drop = accuracy.drop
+    told = f"drop of {accuracy.drop_of or 'accuracy'} {drop.value:.4f}{_range(drop, '.4f')}"
+    excess = drop.value - limit
+    return _result(name, limit, drop.value, excess, f"{told}, at most {limit:g} allowed", f"{excess:.4f} too much")
+
+
+def _check_speedup(limit: float, latency: LatencyReport | None) -> GateResult:
+    name = "min_speedup"
+    if latency is None:
+        return _unmeasured(name, limit, "latency was not measured: give --data or --eval-data")
+    speedup = latency.speedup
+    told = f"speed-up {speedup.value:.2f}x{_range(speedup, '.2f')}, at least {limit:g}x asked"
+    shortfall = limit - speedup.value
+    return _result(name, limit, speedup.value, shortfall, told, f"{shortfall:.3g}x short")
+
+
+def _check_size(limit: float, size: SizeReport) -> GateResult:
+    excess = size.ratio - limit
+    told = f"size ratio {size.ratio:.3f}, at most {limit:g} allowed"
+    surplus = f"{excess:.3g} too much, {size.compressed_bytes - int(limit * size.float_bytes):,} bytes"
+    return _result("max_size_ratio", limit, size.ratio, excess, told, surplus)
+
+
+def _check_sqnr(limit: float, accuracy: AccuracyReport | None) -> GateResult:
+    name = "min_sqnr"
+    if accuracy is None:
+        return _unmeasured(name, limit, "accuracy was not measured: give --eval-data or --data")
+    outputs = [output for output in accuracy.agreement if output.cosine is not None]
+    if not outputs:
+        return _unmeasured(name, limit, "the model has no float output to compute an SQNR of")
+    noisy = [(output.sqnr_db, output.name) for output in outputs if output.sqnr_db is not None]
+    if not noisy:
+        return GateResult(name, limit, None, True, f"outputs are equal, so above {limit:g} dB")
+    worst, output_name = min(noisy)
+    shortfall = limit - worst
+    told = f"SQNR of {output_name} {worst:.1f} dB, at least {limit:g} dB asked"
+    return _result(name, limit, worst, shortfall, told, f"{shortfall:.3g} dB short")
+
+
+def _result(name: str, limit: float, value: float, excess: float, told: str, shortfall: str) -> GateResult:
+    passed = excess <= 0.0  # False for NaN, too
+    return GateResult(name, limit, value, passed, told if passed else f"{told}: {shortfall}")
+
+
+def _unmeasured(name: str, limit: float, why: str) -> GateResult:
+    return GateResult(name, limit, None, False, why)
+
+
+def _range(interval: Interval, form: str) -> str:
+    if interval.low is None or interval.high is None:
+        return ""
+    return f" [{interval.low:{form}}, {interval.high:{form}}]"
