@@ -1,0 +1,17 @@
+"""One streaming pass over the data; observers live inside the graph and activations never reach Python whole."""
+
+from qcompress.calibrate.collect import Batch, CalibrationSettings, MeansRequest, collect, collect_means
+from qcompress.calibrate.histogram import Histogram
+from qcompress.calibrate.ranges import RANGE_METHODS, RangeEstimator, TensorRecord
+
+__all__ = [
+    "RANGE_METHODS",
+    "Batch",
+    "CalibrationSettings",
+    "Histogram",
+    "MeansRequest",
+    "RangeEstimator",
+    "TensorRecord",
+    "collect",
+    "collect_means",
+]
