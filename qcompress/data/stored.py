@@ -5,6 +5,8 @@ from __future__ import annotations
 import lzma
 import math
 import struct
+import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -19,9 +21,10 @@ from qcompress.data.options import Limits
 from qcompress.errors import DataError
 from qcompress.types import Array
 
+# What mutated files were seen to raise inside zipfile, the decompressors and numpy's header parser.
 _BROKEN = (
-    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, KeyError, OSError,
-    RuntimeError, NotImplementedError, MemoryError, SyntaxError,
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, tokenize.TokenError, EOFError, LookupError, MemoryError,
+    NotImplementedError, OSError, OverflowError, RuntimeError, SyntaxError, TypeError, ValueError,
 )  # fmt: skip
 _CHUNK = 1 << 20
 Opener = Callable[[], IO[bytes]]
@@ -147,12 +150,12 @@ def _header(stream: IO[bytes], size: int, where: str, opener: Opener) -> StoredA
     if not start.startswith(np.lib.format.MAGIC_PREFIX) or len(start) < len(np.lib.format.MAGIC_PREFIX) + 2:
         raise DataError(f"{where} is not a numpy array", "save plain arrays with numpy.save or numpy.savez")
     version = tuple(start[-2:])
-    if version == (1, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    elif version == (2, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
-    else:
+    parsers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in parsers:
         raise DataError(f"{where} has numpy format version {version[0]}.{version[1]}", "save plain arrays of numbers")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numpy warns of headers written by Python 2, which are fine
+        shape, fortran, dtype = parsers[version](stream)
     if dtype.hasobject:
         raise DataError(
             f"{where} holds pickled Python objects, which are never loaded because they can run code",
@@ -160,7 +163,7 @@ def _header(stream: IO[bytes], size: int, where: str, opener: Opener) -> StoredA
         )
     offset = stream.tell()
     claimed = math.prod(shape) * dtype.itemsize
-    if claimed != size - offset or min(shape, default=1) < 0:
+    if claimed != size - offset or min(shape, default=1) < 0 or dtype.itemsize == 0:
         raise DataError(
             f"{where} is damaged: its header says {claimed} bytes of numbers, the file holds {size - offset}",
             "write it again",
