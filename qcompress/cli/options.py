@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
@@ -325,4 +326,25 @@ def talk_options(function: Command) -> Command:
         callback=_set_talk,
         help="Say more; tracebacks on errors.",
     )
-    return quiet(verbose(click.make_pass_decorator(Talk, ensure=True)(function)))
+
+    @functools.wraps(function)
+    def call(*args: Any, **values: Any) -> Any:
+        talk = click.get_current_context().ensure_object(Talk)
+        with quiet_libraries(talk):
+            return function(talk, *args, **values)
+
+    return quiet(verbose(call))
+
+
+@contextmanager
+def quiet_libraries(talk: Talk) -> Iterator[None]:
+    """Keep what other libraries log off stderr, unless ``--verbose`` asks for it."""
+    import logging
+
+    handler = logging.NullHandler()
+    if not talk.verbose:
+        logging.getLogger().addHandler(handler)  # with any handler, logging does not fall back to stderr
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)

@@ -79,7 +79,7 @@ def write_text(target: Path, text: str) -> None:
 
 
 def _same(one: Path, other: Path) -> bool:
-    with suppress(OSError):
+    with suppress(OSError, ValueError):  # one may not exist yet
         return one.samefile(other)
     return one.absolute() == other.absolute()
 

@@ -61,10 +61,14 @@ def _safe_file(location: str, path: Path, folders: set[Path]) -> Path:
     hint = "external data must lie in the model's own folder"
     if not location or Path(location).is_absolute() or ".." in Path(location).parts or "\\" in location:
         raise ModelError(f"{path}: external data at {location!r} leaves the model's folder", hint)
-    real = (path.parent / location).resolve()
+    try:
+        real = (path.parent / location).resolve()
+        found = real.is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # too long a name, a NUL in it, links in a circle
+        raise ModelError(f"{path}: external data at {location[:100]!r} is not a usable file name", hint) from error
     if not any(real.is_relative_to(folder) for folder in folders):
         raise ModelError(f"{path}: external data {location!r} is a link that leaves the model's folder", hint)
-    if not real.is_file():
+    if not found:
         raise ModelError(f"{path}: external data file {location!r} is missing", f"put it beside {path.name}")
     return real
 

@@ -1,0 +1,45 @@
+"""Fixtures that tests of several folders share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_models import Sample, make_samples
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def no_options_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Options of qcompress in the caller's environment must not reach the tests."""
+    for key in [key for key in os.environ if key.startswith("QCOMPRESS_")]:
+        monkeypatch.delenv(key)
+
+
+@pytest.fixture(scope="session")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Sample]:
+    """Three small models: ``conv``, ``mlp`` and ``embedding``."""
+    return make_samples(tmp_path_factory.mktemp("samples"))
+
+
+@pytest.fixture(scope="session")
+def mlp(samples: dict[str, Sample]) -> Sample:
+    """The quickest of the small models."""
+    return samples["mlp"]
+
+
+@pytest.fixture
+def command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run ``qcompress`` as a process of its own; keyword arguments go to ``subprocess.run``."""
+
+    def run(*args: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+        settings: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 120, "cwd": ROOT, **options}
+        return subprocess.run([sys.executable, "-m", "qcompress", *map(str, args)], check=False, **settings)
+
+    return run
