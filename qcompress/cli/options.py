@@ -225,7 +225,7 @@ run_options = bundle(
         help="Part of --data kept for measuring when there is no --eval-data.",
     ),
     click.option("--eval-samples", type=click.IntRange(1), metavar="N", help="Measure on at most N samples."),
-    click.option("--metric", metavar="MODULE:FUNCTION", help="Your own measure of quality, called with outputs and labels."),
+    click.option("--metric", metavar="MODULE:FUNCTION", help="Your own score of (outputs, labels); higher is better."),
     click.option("--latency/--no-latency", default=True, show_default=True, help="Measure the speed of both models."),
 )
 
