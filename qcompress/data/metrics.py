@@ -129,26 +129,30 @@ def task_metrics(predicted: Array, labels: Array, classes: int) -> TaskMetrics:
     """
     if not labels.size:
         raise DataError("there is no label to score on", "give labelled evaluation data")
-    size = max(classes, 2, int(predicted.max()) + 1, int(labels.max()) + 1)
-    hits = np.bincount(labels[predicted == labels], minlength=size)
-    chosen = np.bincount(predicted, minlength=size)
-    actual = np.bincount(labels, minlength=size)
+    # Classes are renumbered by what occurs, so that an integer output of large numbers costs no memory.
+    occurring, renumbered = np.unique(np.concatenate([predicted, labels]), return_inverse=True)
+    guesses, truth = renumbered[: len(predicted)], renumbered[len(predicted) :]
+    hits = np.bincount(truth[guesses == truth], minlength=len(occurring))
+    chosen = np.bincount(guesses, minlength=len(occurring))
+    actual = np.bincount(truth, minlength=len(occurring))
     counts = None
-    if size == 2:
-        tp, fp, fn = int(hits[1]), int(chosen[1] - hits[1]), int(actual[1] - hits[1])
-        counts = BinaryCounts(tp, int(labels.size) - tp - fp - fn, fp, fn)
-        scored = np.array([1])
-    else:
-        scored = np.flatnonzero(chosen + actual)
-    precision = _ratio(hits[scored], chosen[scored])
-    recall = _ratio(hits[scored], actual[scored])
-    f1 = _ratio(2 * hits[scored], chosen[scored] + actual[scored])
-    accuracy = wilson_interval(int(hits.sum()), int(labels.size))
+    if classes <= 2 and set(occurring.tolist()) <= {0, 1}:
+        positive = occurring == 1
+        hits, chosen, actual = (np.array([values[positive].sum()]) for values in (hits, chosen, actual))
+        counts = _binary_counts(int(hits[0]), int(chosen[0]), int(actual[0]), int(labels.size))
+    precision = _ratio(hits, chosen)
+    recall = _ratio(hits, actual)
+    f1 = _ratio(2 * hits, chosen + actual)
+    accuracy = wilson_interval(int(np.count_nonzero(predicted == labels)), int(labels.size))
     return TaskMetrics(accuracy, float(precision.mean()), float(recall.mean()), float(f1.mean()), counts)
 
 
 def wilson_interval(correct: float, total: int) -> Interval:
     """A share with its 95 % interval, which stays in [0, 1] and is honest for few samples.
+
+    Args:
+        correct: 0 to ``total``; a fraction where each sample contributes a share of its positions.
+        total: samples.
 
     Raises:
         DataError: ``total`` is 0.
@@ -225,6 +229,11 @@ def _class_axis(output: tuple[int, ...], labels: tuple[int, ...]) -> int:
         f"an output of shape {output} does not fit labels of shape {labels}",
         "labels are (samples,) for one class per sample or (samples, positions) for one per position",
     )
+
+
+def _binary_counts(hits: int, chosen: int, actual: int, total: int) -> BinaryCounts:
+    """From class 1: predicted rightly, predicted, labelled; and all samples."""
+    return BinaryCounts(hits, total - chosen - actual + hits, chosen - hits, actual - hits)
 
 
 def _ratio(part: Array, whole: Array) -> Array:
