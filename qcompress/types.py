@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -127,6 +128,21 @@ def spread(parameter: Array, shape: tuple[int, ...], granularity: Granularity) -
     if isinstance(granularity, PerChannel):
         return parameter.reshape([-1 if index == axis else 1 for index in range(len(shape))])
     return np.take(parameter, np.arange(shape[axis]) // granularity.size, axis=axis)  # the last block may be partial
+
+
+class Form(StrEnum):
+    """How a weight is stored and computed with in the compressed model."""
+
+    STATIC = "static"
+    """int8 weight and activations with calibrated ranges: QuantizeLinear/DequantizeLinear around the operator."""
+    DYNAMIC = "dynamic"
+    """int8 weight; the activation's range is taken at run time: DynamicQuantizeLinear and MatMulInteger."""
+    WEIGHT_ONLY = "weight-only"
+    """Quantized weight behind DequantizeLinear, in the shape the runtime multiplies without expanding it."""
+    FOLDED = "folded"
+    """Quantized weight decoded by ordinary operators that the runtime folds at load: small file, float speed."""
+    GATHERED = "gathered"
+    """Quantized table whose codes are gathered first and only then decoded."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,20 @@
 """The model as nodes, weights and uses; the only room that imports onnx and onnx_ir."""
 
+from onnx_ir import Graph, Node, Value
+
 from qcompress.graph.facts import NodeFacts, list_nodes, model_files, weight_bytes
 from qcompress.graph.model import Model, extend, load_model, save_model
 
-__all__ = ["Model", "NodeFacts", "extend", "list_nodes", "load_model", "model_files", "save_model", "weight_bytes"]
+__all__ = [
+    "Graph",
+    "Model",
+    "Node",
+    "NodeFacts",
+    "Value",
+    "extend",
+    "list_nodes",
+    "load_model",
+    "model_files",
+    "save_model",
+    "weight_bytes",
+]

@@ -9,6 +9,9 @@ import onnx_ir as ir
 
 from qcompress.types import Array
 
+FLOAT = int(ir.DataType.FLOAT)
+"""The element type float32 as Cast's ``to`` wants it."""
+
 AttributeValue = int | float | str | Sequence[int]
 
 
@@ -68,20 +71,22 @@ class Editor:
         inputs: Sequence[ir.Value | None],
         output: str,
         attributes: Mapping[str, AttributeValue] | None = None,
-        dtype: ir.DataType | None = None,
     ) -> ir.Value:
         """A new node with one output, not yet placed; returns that output."""
-        name = self.name(output)
-        result = ir.Value(name=name, type=None if dtype is None else ir.TensorType(dtype))
-        ir.Node(
-            "",
-            op_type,
-            inputs,
-            [ir.Attr(key, _kind(value), value) for key, value in (attributes or {}).items()],
-            outputs=[result],
-            name=name,
-        )
-        return result
+        return self.node_with_outputs(op_type, inputs, [output], attributes)[0]
+
+    def node_with_outputs(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        outputs: Sequence[str],
+        attributes: Mapping[str, AttributeValue] | None = None,
+    ) -> list[ir.Value]:
+        """A new node named after its first output, not yet placed; returns its outputs."""
+        results = [ir.Value(name=self.name(output)) for output in outputs]
+        given = [ir.Attr(key, _kind(value), value) for key, value in (attributes or {}).items()]
+        ir.Node("", op_type, inputs, given, outputs=results, name=results[0].name)
+        return results
 
     def place_after(self, anchor: ir.Value, values: Sequence[ir.Value]) -> None:
         """Place the producers of ``values``, in order, right after the producer of ``anchor`` (first if it has none)."""
@@ -105,6 +110,28 @@ def set_constant(value: ir.Value, array: Array) -> None:
     value.const_value = tensor
     value.shape = ir.Shape(array.shape)
     value.type = ir.TensorType(tensor.dtype)
+
+
+def plain_attributes(node: ir.Node) -> dict[str, int | float | str | tuple[int, ...]]:
+    """The numbers and texts among a node's attributes, as a NodeSpec carries them."""
+    found: dict[str, int | float | str | tuple[int, ...]] = {}
+    for name, attribute in node.attributes.items():
+        if attribute.is_ref():
+            continue
+        if attribute.type == ir.AttributeType.INT:
+            found[name] = attribute.as_int()
+        elif attribute.type == ir.AttributeType.FLOAT:
+            found[name] = attribute.as_float()
+        elif attribute.type == ir.AttributeType.STRING:
+            found[name] = attribute.as_string()
+        elif attribute.type == ir.AttributeType.INTS:
+            found[name] = tuple(attribute.as_ints())
+    return found
+
+
+def set_attribute(node: ir.Node, name: str, value: AttributeValue) -> None:
+    """Give a node's attribute a value."""
+    node.attributes[name] = ir.Attr(name, _kind(value), value)
 
 
 def replace_uses(old: ir.Value, new: ir.Value, users: Sequence[tuple[ir.Node, int]] | None = None) -> None:

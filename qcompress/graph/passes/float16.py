@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from qcompress.graph.edit import Editor, bypass, constant_array, int_attribute, replace_uses, set_constant
+from qcompress.graph.edit import FLOAT, Editor, bypass, constant_array, int_attribute, replace_uses, set_constant
 from qcompress.graph.model import Model
 
 HALF_STORED = "qcompress.float16"
@@ -46,7 +46,7 @@ def narrow_float16(model: Model) -> int:
             if not np.array_equal(half.astype(np.float32), array) or array.size < 64:
                 continue
             stored = editor.constant(f"{value.name}_half", half)
-            cast = editor.node("Cast", [stored], f"{value.name}_float", {"to": int(ir.DataType.FLOAT)}, ir.DataType.FLOAT)
+            cast = editor.node("Cast", [stored], f"{value.name}_float", {"to": FLOAT})
             replace_uses(value, cast)
             graph.insert_before(graph[0], [node for node in [cast.producer()] if node is not None])
             del graph.initializers[value.name or ""]
@@ -61,7 +61,7 @@ def _keep_interface(model: Model) -> None:
     for value in graph.inputs:
         if value.dtype == ir.DataType.FLOAT16 and value.uses():
             uses = list(value.uses())
-            wide = editor.node("Cast", [value], f"{value.name}_float", {"to": int(ir.DataType.FLOAT)}, ir.DataType.FLOAT)
+            wide = editor.node("Cast", [value], f"{value.name}_float", {"to": FLOAT})
             replace_uses(value, wide, [(use.node, use.idx) for use in uses])
             graph.insert_before(graph[0], [node for node in [wide.producer()] if node is not None])
             value.meta["interface"] = True
@@ -103,6 +103,6 @@ def _widen_nodes(graph: ir.Graph) -> None:
             value.type = float_type
     for node in list(graph):
         source = node.inputs[0] if node.inputs else None
-        to_float = node.op_type == "Cast" and not node.domain and int_attribute(node, "to", 0) == int(ir.DataType.FLOAT)
+        to_float = node.op_type == "Cast" and not node.domain and int_attribute(node, "to", 0) == FLOAT
         if to_float and source is not None and source.dtype == ir.DataType.FLOAT and not node.outputs[0].is_graph_output():
             bypass(node, source)

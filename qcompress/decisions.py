@@ -1,0 +1,116 @@
+"""A plan: for every weight a form or the reason it is kept, for every quantized activation its scale; JSON out and in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from qcompress.errors import RecipeError
+from qcompress.types import Form, QuantScheme
+
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Quantize:
+    """A weight takes ``form`` with ``scheme``; ``clip``: factors on each group's range, one for all when equal."""
+
+    form: Form
+    scheme: QuantScheme
+    clip: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """A weight stays as it is, for a reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationPlan:
+    """The scale and zero point of one quantized tensor."""
+
+    scale: float
+    zero_point: int
+
+
+@dataclass(frozen=True, slots=True)
+class CompressionPlan:
+    """Everything the rewriting needs apart from the model, so that a plan can be replayed without data.
+
+    ``source``: digest of the model file. ``weights``: weight name -> decision. ``activation_scheme``: of every quantized
+    tensor. ``activations``: tensor -> scale and zero point. ``integer_nodes``: nodes that compute on integers.
+    ``bias_shifts``: node -> what is added to its bias, per output channel. ``notes``: what was tried and why not.
+    """
+
+    source: str
+    recipe: str
+    weights: Mapping[str, Quantize | Keep]
+    activation_scheme: QuantScheme
+    activations: Mapping[str, ActivationPlan] = field(default_factory=dict)
+    integer_nodes: tuple[str, ...] = ()
+    bias_shifts: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    version: int = PLAN_VERSION
+
+    def to_json(self) -> str:
+        """The plan as JSON: the same plan gives the same bytes."""
+        weights = {name: _decision_to_json(decision) for name, decision in self.weights.items()}
+        activations = {name: [item.scale, item.zero_point] for name, item in self.activations.items()}
+        table = {
+            "version": self.version,
+            "source": self.source,
+            "recipe": self.recipe,
+            "activation_scheme": str(self.activation_scheme),
+            "weights": weights,
+            "activations": activations,
+            "integer_nodes": list(self.integer_nodes),
+            "bias_shifts": {name: list(shift) for name, shift in self.bias_shifts.items()},
+            "notes": list(self.notes),
+        }
+        return json.dumps(table, indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> CompressionPlan:
+        """Read a plan.
+
+        Raises:
+            RecipeError: not JSON, or not a plan of this version.
+        """
+        try:
+            table = json.loads(text)
+            if table["version"] != PLAN_VERSION:
+                raise RecipeError(f"the plan has version {table['version']}, not {PLAN_VERSION}", "make the plan again")
+            return cls(
+                source=str(table["source"]),
+                recipe=str(table["recipe"]),
+                weights={name: _decision_from_json(item) for name, item in table["weights"].items()},
+                activation_scheme=QuantScheme.parse(table["activation_scheme"]),
+                activations={
+                    name: ActivationPlan(float(item[0]), int(item[1])) for name, item in table["activations"].items()
+                },
+                integer_nodes=tuple(str(name) for name in table["integer_nodes"]),
+                bias_shifts={name: tuple(float(x) for x in shift) for name, shift in table["bias_shifts"].items()},
+                notes=tuple(str(note) for note in table["notes"]),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise RecipeError(f"this is not a plan: {error!r}", "make one with qcompress plan") from error
+
+
+def _decision_to_json(decision: Quantize | Keep) -> dict[str, Any]:
+    if isinstance(decision, Keep):
+        return {"keep": decision.reason}
+    table: dict[str, Any] = {"form": decision.form.value, "scheme": str(decision.scheme)}
+    if decision.clip:
+        table["clip"] = list(decision.clip)
+    return table
+
+
+def _decision_from_json(table: Mapping[str, Any]) -> Quantize | Keep:
+    if "keep" in table:
+        return Keep(str(table["keep"]))
+    clip = tuple(float(factor) for factor in table.get("clip", ()))
+    return Quantize(Form(table["form"]), QuantScheme.parse(table["scheme"]), clip)

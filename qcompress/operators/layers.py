@@ -1,0 +1,214 @@
+"""Find the weights of a prepared model, who uses each, and what stands against compressing it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from qcompress.graph import Graph, Model, Node, Value
+from qcompress.graph.edit import constant_array, int_attribute, ints_attribute, is_constant
+from qcompress.graph.model import dtype_name
+from qcompress.operators.flow import can_be_static, is_plain_product
+from qcompress.operators.table import OPERATORS, Operator, Role
+from qcompress.types import Array, Form, PerBlock, PerChannel, PerTensor, QuantScheme
+
+LEAST_ELEMENTS = 64
+"""Weights smaller than this are kept: the nodes that decode them would be larger than what is saved."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Use:
+    """One node that reads a weight at input ``index``; ``transposed``: through a Transpose that swaps two axes."""
+
+    node: Node
+    index: int
+    transposed: bool = False
+
+    @property
+    def operator(self) -> Operator | None:
+        """The table row of the node, None for one that is not there."""
+        return OPERATORS.get(self.node.op_type) if self.node.domain == "" else None
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether the table calls this input a weight."""
+        return self.operator is not None and self.index in self.operator.weights
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer:
+    """One weight and the nodes that use it.
+
+    ``reason``: why it cannot be compressed, empty when it can. ``axis``: the output channel axis of the first use, None
+    where no axis stands out. ``forms``: what every use allows, best first.
+    """
+
+    weight: Value
+    graph: Graph
+    uses: tuple[Use, ...]
+    reason: str
+    axis: int | None
+    forms: tuple[Form, ...]
+
+    @property
+    def name(self) -> str:
+        """The name of the weight."""
+        return self.weight.name or ""
+
+    @property
+    def node(self) -> Node:
+        """The first node that uses the weight."""
+        return self.uses[0].node
+
+    @property
+    def array(self) -> Array:
+        """The float values, (as stored)."""
+        array = constant_array(self.weight)
+        if array is None:
+            raise ValueError(f"{self.name} is not a constant")
+        return array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The weight's shape, without loading it."""
+        tensor = self.weight.const_value
+        return () if tensor is None else tuple(tensor.shape.numpy())
+
+    def scheme(self, wanted: QuantScheme) -> QuantScheme:
+        """The wanted scheme on this weight's own axes; a channel of a recurrent weight is a row of each direction."""
+        if isinstance(wanted.granularity, PerTensor) or self.axis is None:
+            return wanted.per_tensor()
+        if isinstance(wanted.granularity, PerBlock):
+            return wanted.on_axis(self.reduction_axis)
+        if self.operator.role is Role.RECURRENT:
+            # (directions, gates * hidden, in): one scale for each direction and row = one block along the last axis
+            return QuantScheme(wanted.bits, wanted.signed, wanted.symmetric, PerBlock(self.shape[-1], 2))
+        return QuantScheme(wanted.bits, wanted.signed, wanted.symmetric, PerChannel(self.axis))
+
+    @property
+    def operator(self) -> Operator:
+        """The table row of the first use."""
+        row = self.uses[0].operator
+        if row is None:
+            raise ValueError(f"{self.name} has no known operator")
+        return row
+
+    @property
+    def reduction_axis(self) -> int:
+        """The axis that products are summed along (the first, where a kernel has several)."""
+        if self.operator.op_type in ("Conv", "ConvTranspose"):
+            return 1 if self.operator.op_type == "Conv" else 0
+        return 1 - self.axis if self.axis is not None and len(self.shape) == 2 else len(self.shape) - 1
+
+
+def find_layers(model: Model) -> list[Layer]:
+    """Every float weight of the prepared model in graph order, subgraphs included; biases and single numbers are not weights."""
+    layers: list[Layer] = []
+    seen: set[Value] = set()
+    for graph in model.ir.graphs():
+        for node in graph:
+            for value in node.inputs:
+                if value is None or value in seen or not value.is_initializer() or value.const_value is None:
+                    continue
+                seen.add(value)
+                owner = value.graph
+                if isinstance(owner, Graph) and _is_float(value) and value.const_value.size > 1:
+                    layers.append(_layer(value, owner, model))
+    return layers
+
+
+def _layer(value: Value, graph: Graph, model: Model) -> Layer:
+    uses = tuple(_uses(value))
+    weighted = [use for use in uses if use.is_weight]
+    reason = _why_kept(value, uses)
+    axis = None if not weighted else _channel_axis(weighted[0], value)
+    ordered = (*weighted, *(use for use in uses if not use.is_weight))
+    forms = () if reason else _forms(ordered, value, graph is model.graph)
+    return Layer(value, graph, ordered, reason, axis, forms)
+
+
+def _uses(value: Value) -> Iterator[Use]:
+    for use in value.uses():
+        node = use.node
+        swaps = node.op_type == "Transpose" and node.domain == "" and tuple(ints_attribute(node, "perm")) == (1, 0)
+        if swaps and not node.outputs[0].is_graph_output():
+            for behind in node.outputs[0].uses():
+                yield Use(behind.node, behind.idx, transposed=True)
+        else:
+            yield Use(node, use.idx)
+
+
+def _why_kept(value: Value, uses: tuple[Use, ...]) -> str:
+    """Why a weight cannot be compressed, or an empty string."""
+    tensor = value.const_value
+    if tensor is None or not is_constant(value):
+        return "is also a model input that a caller may feed"
+    if value.is_graph_output():
+        return "is also a model output"
+    if value.dtype is None or value.dtype.name != "FLOAT":
+        return f"is {dtype_name(tensor.dtype)}: only float32 and float16 weights are compressed"
+    others = [use for use in uses if not use.is_weight]
+    if len(others) == len(uses):
+        biased = [use for use in uses if use.operator is not None and use.index == use.operator.bias]
+        if biased:
+            return "is a bias"
+        return "is not the weight of an operator in the table" + (f" ({uses[0].node.op_type})" if uses else "")
+    if others:
+        return f"is also used by {others[0].node.op_type} {others[0].node.name!r}"
+    if tensor.size < LEAST_ELEMENTS:
+        return f"has only {tensor.size} elements"
+    if any(
+        use.operator is not None and use.operator.role is Role.LOOKUP and int_attribute(use.node, "axis", 0) for use in uses
+    ):
+        return "is gathered along another axis than the first"
+    if not np.all(np.isfinite(tensor.numpy())):
+        return "has NaN or infinite values"
+    return ""
+
+
+def _forms(uses: tuple[Use, ...], value: Value, in_main: bool) -> tuple[Form, ...]:
+    """The forms that every use allows, in the order of the first use's table row."""
+    rank = 0 if value.const_value is None else len(value.const_value.shape)
+    linear = [use for use in uses if use.operator is not None and use.operator.role is not Role.LOOKUP]
+    lookups = [use for use in uses if use not in linear]
+    if linear and lookups:  # a tied embedding: rows are gathered, the projection multiplies the same codes
+        rows = all(_channel_axis(use, value) == 0 for use in linear)
+        return (Form.WEIGHT_ONLY, Form.FOLDED) if rows and rank == 2 else (Form.FOLDED,)
+    if lookups:
+        return (Form.GATHERED, Form.FOLDED)
+    row = linear[0].operator
+    forms = () if row is None else row.forms
+    axes = {_channel_axis(use, value) for use in linear}
+    plain = rank == 2 and all(use.index == 1 and not use.transposed for use in linear)
+    matrix = all(use.node.op_type in ("MatMul", "Gemm") for use in linear)
+    allowed = {Form.FOLDED}
+    if len(axes) == 1 and in_main and (plain if matrix else True) and all(can_be_static(use.node) for use in linear):
+        allowed.add(Form.STATIC)
+    if len(axes) == 1 and plain and matrix and all(is_plain_product(use.node) for use in linear):
+        allowed |= {Form.DYNAMIC, Form.WEIGHT_ONLY}
+    elif len(axes) == 1 and rank == 2 and all(use.index == 1 and use.node.op_type == "MatMul" for use in linear):
+        allowed.add(Form.WEIGHT_ONLY)  # DequantizeLinear, Transpose, MatMul
+    return tuple(form for form in forms if form in allowed)
+
+
+def _channel_axis(use: Use, value: Value) -> int | None:
+    """The axis of the weight that runs over output channels, seen from one use."""
+    rank = 0 if value.const_value is None else len(value.const_value.shape)
+    op_type = use.node.op_type
+    if op_type in ("ConvTranspose", "LSTM", "GRU", "RNN"):
+        axis = 1
+    elif op_type == "Gemm":
+        axis = 0 if int_attribute(use.node, "transB", 0) else 1
+    elif op_type == "MatMul":
+        if rank < 2:
+            return None
+        axis = rank - 1 if use.index == 1 else rank - 2
+    else:
+        axis = 0
+    return 1 - axis if use.transposed else axis
+
+
+def _is_float(value: Value) -> bool:
+    return value.dtype is not None and value.dtype.name in ("FLOAT", "DOUBLE", "BFLOAT16", "FLOAT16")

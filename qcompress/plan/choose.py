@@ -1,0 +1,132 @@
+"""Which form each layer takes, by what the recipe prefers and the layer allows; no data is needed to decide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from qcompress.decisions import Keep
+from qcompress.errors import RecipeError
+from qcompress.graph import Model, Node
+from qcompress.graph.edit import int_attribute, is_constant
+from qcompress.operators import OPERATORS, Layer
+from qcompress.plan.placement import Shapes
+from qcompress.recipe import Mode, Recipe
+from qcompress.types import Form
+
+FEW_ROWS = 32
+"""Up to this many rows a product reads its weight for longer than it multiplies, and smaller codes are faster."""
+
+STEM_CHANNELS = 4
+"""A convolution of so few input channels is slower in integers (measured 0.47x on 3 channels)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """What layers should become: ``convolution`` for Conv, ``product`` for MatMul and Gemm; others are stored compressed."""
+
+    title: str
+    convolution: Form
+    product: Form
+
+
+STATIC = Preference("static ranges", Form.STATIC, Form.STATIC)
+MIXED = Preference("static convolutions, dynamic products", Form.STATIC, Form.DYNAMIC)
+DYNAMIC = Preference("dynamic products", Form.FOLDED, Form.DYNAMIC)
+WEIGHTS = Preference("stored weights, float arithmetic", Form.FOLDED, Form.WEIGHT_ONLY)
+
+PREFERENCES: dict[Mode, tuple[Preference, ...]] = {
+    Mode.AUTO: (STATIC, MIXED, DYNAMIC, WEIGHTS),
+    Mode.STATIC: (STATIC,),
+    Mode.DYNAMIC: (DYNAMIC,),
+    Mode.WEIGHTS: (WEIGHTS,),
+}
+"""Mode -> preferences, tried in order until the outputs are close enough; the last is taken in any case."""
+
+
+def choose_forms(layers: Sequence[Layer], preference: Preference, recipe: Recipe, shapes: Shapes) -> dict[str, Form | Keep]:
+    """A form, or the reason to keep it, for every weight by name."""
+    selected = _selection(layers, recipe)
+    chosen: dict[str, Form | Keep] = {}
+    for layer in layers:
+        if layer.reason:
+            chosen[layer.name] = Keep(layer.reason)
+        elif layer.name not in selected:
+            chosen[layer.name] = Keep("left out by the recipe's include and exclude")
+        else:
+            chosen[layer.name] = _form(layer, preference, shapes)
+    return chosen
+
+
+def static_nodes(model: Model, layers: Iterable[Layer], chosen: Mapping[str, Form | Keep], mode: Mode) -> list[Node]:
+    """The nodes that shall compute on calibrated integers; in mode static also products of two activations."""
+    wanted = {use.node for layer in layers if chosen[layer.name] is Form.STATIC for use in layer.uses}
+    if mode is Mode.STATIC:
+        for node in model.graph:
+            if node.op_type == "MatMul" and not node.domain and not any(is_constant(value) for value in node.inputs):
+                wanted.add(node)
+    return [node for node in model.graph if node in wanted]
+
+
+def _form(layer: Layer, preference: Preference, shapes: Shapes) -> Form:
+    wanted = preference.convolution if layer.operator.op_type == "Conv" else preference.product
+    if wanted is Form.STATIC and (Form.STATIC not in layer.forms or is_stem(layer)):
+        wanted = Form.FOLDED if layer.operator.op_type == "Conv" else Form.WEIGHT_ONLY
+    if wanted is Form.DYNAMIC and Form.DYNAMIC not in layer.forms:
+        wanted = Form.WEIGHT_ONLY
+    if Form.GATHERED in layer.forms:
+        return Form.GATHERED
+    if wanted is Form.WEIGHT_ONLY and (Form.WEIGHT_ONLY not in layer.forms or not _few_rows(layer, shapes)):
+        wanted = Form.FOLDED
+    return wanted
+
+
+def is_stem(layer: Layer) -> bool:
+    """Whether the layer is a convolution over the few channels of an image."""
+    return (
+        layer.operator.op_type == "Conv" and layer.shape[1] <= STEM_CHANNELS and int_attribute(layer.node, "group", 1) == 1
+    )
+
+
+def _few_rows(layer: Layer, shapes: Shapes) -> bool:
+    """Whether products with this weight have few rows at the calibration shapes; unknown counts as many."""
+    for use in layer.uses:
+        if use.node.op_type not in ("MatMul", "Gemm"):
+            continue
+        source = use.node.inputs[0]
+        shape = shapes.get(source.name or "") if source is not None else None
+        if shape is None or int(np.prod(shape[:-1], dtype=np.int64)) > FEW_ROWS:
+            return False
+    return True
+
+
+def _selection(layers: Sequence[Layer], recipe: Recipe) -> set[str]:
+    """Names of the weights that include and exclude leave in.
+
+    Raises:
+        RecipeError: a word matches no layer, weight or operator type; names the nearest.
+    """
+    names = {layer.name: _words(layer) for layer in layers}
+    known = sorted({word for words in names.values() for word in words})
+    for pattern in (*recipe.include, *recipe.exclude):
+        if pattern not in OPERATORS and not any(fnmatchcase(word, pattern) for word in known):
+            near = get_close_matches(pattern, known, 1, 0.0)
+            raise RecipeError(
+                f"no layer is called {pattern!r}", f"did you mean {near[0]!r}?" if near else "the model has no layers"
+            )
+
+    def matches(words: tuple[str, ...], patterns: tuple[str, ...]) -> bool:
+        return any(fnmatchcase(word, pattern) for word in words for pattern in patterns)
+
+    inside = {name for name, words in names.items() if not recipe.include or matches(words, recipe.include)}
+    return {name for name in inside if not matches(names[name], recipe.exclude)}
+
+
+def _words(layer: Layer) -> tuple[str, ...]:
+    """What a layer may be called: its weight, its nodes and their operator types."""
+    nodes = [use.node for use in layer.uses]
+    return (layer.name, *(node.name or "" for node in nodes), *(node.op_type for node in nodes))

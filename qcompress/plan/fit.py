@@ -1,0 +1,159 @@
+"""Numbers of a plan: clip factors, activation scales and bias shifts, from weights and calibration statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qcompress.decisions import ActivationPlan, Keep, Quantize
+from qcompress.graph import Node
+from qcompress.graph.edit import int_attribute, plain_attributes
+from qcompress.operators import Layer, Role
+from qcompress.operators.flow import can_shift
+from qcompress.plan.placement import Placement
+from qcompress.progress import Progress
+from qcompress.quantize import parameters, quantize_weight, search_clip, shortened
+from qcompress.recipe import Recipe
+from qcompress.types import Array, Form, NodeSpec, Statistics, StatisticsNeeds
+
+ERROR_SUFFIX = "/rounding_error"
+
+
+def needs_of(
+    layers: Sequence[Layer], chosen: Mapping[str, Form | Keep], placement: Placement, recipe: Recipe
+) -> StatisticsNeeds:
+    """What calibration must collect: ranges of quantized tensors, second moments of the inputs of clipped weights."""
+    moments: dict[str, int] = {}
+    if recipe.clip_weights:
+        for layer in layers:
+            source = _input(layer)
+            if source and not isinstance(chosen[layer.name], Keep):
+                moments[source] = 1 if layer.operator.op_type in ("Conv", "ConvTranspose") else -1
+    return StatisticsNeeds(frozenset(placement.tensors), moments)
+
+
+def fit_weights(
+    layers: Sequence[Layer],
+    chosen: Mapping[str, Form | Keep],
+    statistics: Statistics | None,
+    recipe: Recipe,
+    progress: Progress,
+) -> dict[str, Quantize | Keep]:
+    """Search the clip of every weight that is quantized."""
+    decisions: dict[str, Quantize | Keep] = {}
+    with progress.stage("fit weights", len(layers), "weights") as stage:
+        for layer in layers:
+            form = chosen[layer.name]
+            if isinstance(form, Keep):
+                decisions[layer.name] = form
+            else:
+                decisions[layer.name] = _fit(layer, form, statistics, recipe)
+            stage.advance()
+    return decisions
+
+
+def fit_activations(placement: Placement, statistics: Statistics, recipe: Recipe) -> dict[str, ActivationPlan]:
+    """Scale and zero point of every quantized tensor; those behind a moving operator take their source's."""
+    activations: dict[str, ActivationPlan] = {}
+    for tensor in placement.tensors:
+        source = placement.follows.get(tensor)
+        if source in activations:
+            activations[tensor] = activations[source]
+            continue
+        found = statistics.ranges[tensor]
+        scale, zero_point = parameters(found.low, found.high, recipe.activations)
+        activations[tensor] = ActivationPlan(float(scale), int(zero_point))
+    return activations
+
+
+@dataclass(frozen=True, slots=True)
+class ShiftProbes:
+    """Nodes that compute layer(x, W - Q(W)) beside each layer, the error weights, and their output channel axes.
+
+    ``layers``: probe output -> name of the node whose bias it shifts.
+    """
+
+    nodes: tuple[NodeSpec, ...]
+    constants: Mapping[str, Array]
+    channel_axes: Mapping[str, int]
+    layers: Mapping[str, str]
+
+
+def shift_probes(layers: Sequence[Layer], decisions: Mapping[str, Quantize | Keep]) -> ShiftProbes:
+    """Probes for the exact mean error of every quantized linear layer that has or can take a bias.
+
+    The mean of layer(x, W) - layer(x, Q(W)) over samples and positions is what rounding takes from each channel; being
+    linear in the weight it is measured in one run, padding included.
+
+    Source: Nagel et al., ICCV 2019, arXiv:1906.04721, section 4.2, with measured instead of derived expectations.
+    """
+    nodes: list[NodeSpec] = []
+    constants: dict[str, Array] = {}
+    axes: dict[str, int] = {}
+    targets: dict[str, str] = {}
+    for layer in layers:
+        decision = decisions[layer.name]
+        if isinstance(decision, Keep) or layer.operator.role is not Role.LINEAR:
+            continue
+        users = [
+            use
+            for use in layer.uses
+            if use.index == 1 and not use.transposed and _in_main(layer, use.node) and can_shift(use.node)
+        ]
+        if not users:
+            continue
+        weight = layer.array
+        error = weight - quantize_weight(weight, layer.scheme(decision.scheme), decision.clip).dequantize()
+        constants[f"{layer.name}{ERROR_SUFFIX}"] = error
+        for use in users:
+            output = f"{use.node.name}{ERROR_SUFFIX}"
+            inputs = (use.node.inputs[0].name or "", f"{layer.name}{ERROR_SUFFIX}") if use.node.inputs[0] is not None else ()
+            nodes.append(NodeSpec(use.node.op_type, inputs, (output,), plain_attributes(use.node), output))
+            axes[output] = 1 if use.node.op_type in ("Conv", "ConvTranspose") else -1
+            targets[output] = use.node.name or ""
+    return ShiftProbes(tuple(nodes), constants, axes, targets)
+
+
+def _in_main(layer: Layer, node: Node) -> bool:
+    return node.graph is layer.graph
+
+
+def _input(layer: Layer) -> str:
+    """The tensor a linear layer multiplies its weight with, when the weight is on the right."""
+    use = layer.uses[0] if layer.uses else None
+    if use is None or use.operator is None or use.operator.role is not Role.LINEAR or use.index != 1:
+        return ""
+    source = use.node.inputs[0]
+    return source.name or "" if source is not None and source.graph is layer.graph else ""
+
+
+def _fit(layer: Layer, form: Form, statistics: Statistics | None, recipe: Recipe) -> Quantize:
+    if not recipe.clip_weights:
+        return Quantize(form, recipe.weights)
+    importance = None
+    if statistics is not None:
+        second = statistics.second_moments.get(_input(layer))
+        importance = None if second is None else _importance(layer, second)
+    if importance is None and recipe.weights.bits >= 8:
+        return Quantize(form, recipe.weights)  # without importance clipping gains less than 0.1 % at 8 bits
+    return Quantize(form, recipe.weights, shortened(search_clip(layer.array, layer.scheme(recipe.weights), importance)))
+
+
+def _importance(layer: Layer, second_moments: Array) -> Array | None:
+    """E[x^2] of each input channel, (channels,), in a shape that broadcasts against the weight."""
+    shape = layer.shape
+    if layer.operator.op_type == "Conv":
+        groups = int_attribute(layer.node, "group", 1)
+        if second_moments.size != shape[1] * groups:
+            return None
+        per_group = second_moments.reshape(groups, shape[1])  # (channels,) -> (groups, in / group)
+        rows = np.repeat(per_group, shape[0] // groups, axis=0)  # -> (out, in / group)
+        return rows.reshape(shape[0], shape[1], *(1,) * (len(shape) - 2))
+    axis = layer.reduction_axis
+    if second_moments.size != shape[axis]:
+        return None
+    spread = [1] * len(shape)
+    spread[axis] = -1
+    return second_moments.reshape(spread)  # (in,) -> (1, .., in, .., 1)

@@ -1,0 +1,39 @@
+"""Apply a plan to a prepared model."""
+
+from __future__ import annotations
+
+from qcompress.decisions import CompressionPlan, Quantize
+from qcompress.errors import RecipeError
+from qcompress.graph import Model
+from qcompress.graph.passes.float16 import narrow_float16
+from qcompress.graph.passes.unused import remove_unused
+from qcompress.operators import find_layers
+from qcompress.progress import SILENT, Progress
+from qcompress.rewrite.activations import write_activations
+from qcompress.rewrite.bias import shift_biases
+from qcompress.rewrite.context import Context
+from qcompress.rewrite.forms import FORMS
+
+
+def apply_plan(plan: CompressionPlan, model: Model, progress: Progress = SILENT) -> dict[str, int]:
+    """Rewrite the model in place; returns weight -> bytes it takes now, scales included.
+
+    Raises:
+        RecipeError: the plan names a weight the model does not have.
+    """
+    shift_biases(model, plan.bias_shifts)
+    layers = {layer.name: layer for layer in find_layers(model)}
+    missing = [name for name in plan.weights if name not in layers]
+    if missing:
+        raise RecipeError(f"the plan names weight {missing[0]!r}, which the model does not have", "make the plan again")
+    context = Context(model, plan, frozenset(plan.integer_nodes))
+    sizes: dict[str, int] = {}
+    with progress.stage("rewrite", len(plan.weights), "weights") as stage:
+        for name, decision in plan.weights.items():
+            if isinstance(decision, Quantize):
+                sizes[name] = FORMS[decision.form](context, layers[name], decision)
+            stage.advance()
+    write_activations(context)
+    remove_unused(model)
+    narrow_float16(model)
+    return sizes

@@ -1,0 +1,55 @@
+"""What every form needs while the graph is rewritten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from qcompress.decisions import CompressionPlan, Quantize
+from qcompress.graph import Graph, Model, Node, Value
+from qcompress.graph.edit import Editor
+from qcompress.operators import Layer
+from qcompress.quantize import quantize_weight
+from qcompress.types import Array, QuantizedTensor
+
+
+@dataclass(slots=True)
+class Context:
+    """The model being rewritten, its plan, and what several layers share."""
+
+    model: Model
+    plan: CompressionPlan
+    integer_nodes: frozenset[str]
+    editors: dict[Graph, Editor] = field(default_factory=dict)
+    dynamic_inputs: dict[Value, tuple[Value, Value, Value]] = field(default_factory=dict)
+    """Tensor -> its dynamically quantized codes, scale and zero point, for all products that read it."""
+
+    def editor(self, graph: Graph) -> Editor:
+        """The editor of a graph, the same at every call."""
+        if graph not in self.editors:
+            self.editors[graph] = Editor(graph)
+        return self.editors[graph]
+
+    @property
+    def main(self) -> Editor:
+        """The editor of the main graph."""
+        return self.editor(self.model.graph)
+
+    def is_integer(self, node: Node) -> bool:
+        """Whether the plan lets this node compute on integers."""
+        return node.graph is self.model.graph and node.name in self.integer_nodes
+
+
+Writer = Callable[[Context, Layer, Quantize], int]
+"""Writes one weight in one form and returns the bytes it takes now, scales included."""
+
+
+def encode(layer: Layer, decision: Quantize, least_scale: Array | None = None) -> QuantizedTensor:
+    """The codes of a weight under its decision."""
+    return quantize_weight(layer.array, layer.scheme(decision.scheme), decision.clip, least_scale)
+
+
+def stored_bytes(quantized: QuantizedTensor) -> int:
+    """Bytes of codes, scales and, where they are not implied, zero points."""
+    zero_points = 0 if quantized.scheme.symmetric and quantized.scheme.signed else quantized.zero_point.nbytes
+    return int(quantized.codes.nbytes + quantized.scale.nbytes + zero_points)

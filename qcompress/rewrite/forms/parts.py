@@ -1,0 +1,31 @@
+"""Pieces that several forms are made of."""
+
+from __future__ import annotations
+
+from qcompress.graph import Node, Value
+from qcompress.graph.edit import Editor
+from qcompress.types import PerChannel, QuantizedTensor
+
+
+def dequantize(editor: Editor, quantized: QuantizedTensor, name: str, copies: int) -> list[Value]:
+    """``copies`` DequantizeLinear outputs, not yet placed, over one set of codes; kernels fuse only with one of their own.
+
+    Zero points that are 0 are left out: the operator implies them.
+    """
+    inputs: list[Value | None] = [
+        editor.constant(f"{name}_codes", quantized.codes),
+        editor.constant(f"{name}_scale", quantized.scale),
+    ]
+    if not (quantized.scheme.symmetric and quantized.scheme.signed):
+        inputs.append(editor.constant(f"{name}_zero_point", quantized.zero_point))
+    granularity = quantized.scheme.granularity
+    attributes = {"axis": granularity.axis} if isinstance(granularity, PerChannel) else {}
+    return [editor.node("DequantizeLinear", inputs, f"{name}_decoded", attributes) for _ in range(copies)]
+
+
+def place_before_users(editor: Editor, value: Value, users: list[Node]) -> None:
+    """Place the producer of ``value`` before all of its users: at the start of the graph, where constants are at home."""
+    if len(users) == 1 and users[0].graph is editor.graph:
+        editor.place_before(users[0], [value])
+    else:
+        editor.place_before(editor.graph[0], [value])

@@ -1,0 +1,69 @@
+"""Static form: int8 weight and int32 bias behind DequantizeLinear; the activations' own nodes are placed elsewhere."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qcompress.decisions import Quantize
+from qcompress.graph import Node, Value
+from qcompress.graph.edit import constant_array
+from qcompress.operators import Layer, Role
+from qcompress.operators.table import OPERATORS
+from qcompress.quantize import least_weight_scale, quantize_bias
+from qcompress.rewrite.context import Context, encode, stored_bytes
+from qcompress.rewrite.forms.parts import dequantize
+from qcompress.types import Array, QuantizedTensor
+
+
+def write_static(context: Context, layer: Layer, decision: Quantize) -> int:
+    """Quantize the weight, and the bias in steps of input scale times weight scale."""
+    least = [scale for use in layer.uses if (scale := _least_scale(context, use.node, layer)) is not None]
+    quantized = encode(layer, decision, np.max(least, axis=0) if least else None)
+    decoded = dequantize(context.main, quantized, layer.name, len(layer.uses))
+    for use, value in zip(layer.uses, decoded, strict=True):
+        context.main.place_before(use.node, [value])
+        use.node.replace_input_with(use.index, value)
+        _write_bias(context, use.node, quantized)
+    return stored_bytes(quantized)
+
+
+def _bias_of(node: Node) -> tuple[int, Value, Array] | None:
+    row = OPERATORS[node.op_type]
+    if row.role is not Role.LINEAR or row.bias is None or len(node.inputs) <= row.bias:
+        return None
+    value = node.inputs[row.bias]
+    array = constant_array(value)
+    if value is None or array is None or array.dtype != np.float32:
+        return None
+    return row.bias, value, array
+
+
+def _input_scale(context: Context, node: Node) -> Array | None:
+    source = node.inputs[0]
+    activation = context.plan.activations.get(source.name or "") if source is not None else None
+    return None if activation is None else np.asarray(activation.scale, dtype=np.float32)
+
+
+def _least_scale(context: Context, node: Node, layer: Layer) -> Array | None:
+    """The smallest weight scales, per output channel, that leave the bias of ``node`` room in int32."""
+    bias, input_scale = _bias_of(node), _input_scale(context, node)
+    if bias is None or input_scale is None or layer.axis is None or bias[2].size != layer.shape[layer.axis]:
+        return None
+    return least_weight_scale(bias[2].reshape(-1), input_scale)
+
+
+def _write_bias(context: Context, node: Node, weight: QuantizedTensor) -> None:
+    bias, input_scale = _bias_of(node), _input_scale(context, node)
+    if bias is None or input_scale is None:
+        return
+    index, value, array = bias
+    codes = quantize_bias(array.reshape(-1), input_scale, weight.scale)
+    if codes is None:
+        return
+    editor = context.main
+    name = value.name or f"{node.name}_bias"
+    attributes = {"axis": 0} if codes.scale.ndim else {}
+    inputs = [editor.constant(f"{name}_codes", codes.codes), editor.constant(f"{name}_scale", codes.scale)]
+    decoded = editor.node("DequantizeLinear", inputs, f"{name}_decoded", attributes)
+    editor.place_before(node, [decoded])
+    node.replace_input_with(index, decoded)
