@@ -19,17 +19,20 @@ from qcompress.errors import ExitCode, QcompressError
 
 INTERRUPTED = 130
 """128 + SIGINT, as shells count."""
-TERMINATED = 143
-"""128 + SIGTERM."""
 UNHEARD = 141
 """128 + SIGPIPE."""
 
+_STOPS = (signal.SIGINT, signal.SIGTERM)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, *_NO_SPACE)
 
 
-class TerminatedError(BaseException):
-    """SIGTERM arrived; not an ``Exception``, so that only ``finally`` blocks see it on its way out."""
+class StoppedError(BaseException):
+    """Ctrl-C or SIGTERM arrived; not an ``Exception``, so that only ``finally`` blocks see it on its way out."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 @dataclass(slots=True)
@@ -83,10 +86,11 @@ def _tell(error: BaseException, talk: Talk) -> int:
         case click.ClickException():
             context = getattr(error, "ctx", None)
             return _lines(error.format_message(), f"see {context.command_path} --help" if context else "", ExitCode.USAGE)
+        case StoppedError():
+            name = "" if error.number == signal.SIGINT else f" by {signal.Signals(error.number).name}"
+            return _lines(f"interrupted{name}", "nothing was left half-written", 128 + error.number)
         case KeyboardInterrupt() | click.Abort() | EOFError():
             return _lines("interrupted", "nothing was left half-written", INTERRUPTED)
-        case TerminatedError():
-            return _lines("interrupted by SIGTERM", "nothing was left half-written", TERMINATED)
         case SystemExit():
             return error.code if isinstance(error.code, int) else ExitCode.BUG
         case BrokenPipeError():
@@ -118,20 +122,25 @@ def _lines(message: str, hint: str, code: int) -> int:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """Turn SIGTERM into an exception in the main thread, so that ``finally`` blocks remove what is half-written."""
+    """Turn Ctrl-C and SIGTERM into an exception in the main thread, so that ``finally`` blocks remove what is half-written."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _raise_terminated)
+    before = {number: signal.getsignal(number) for number in _STOPS}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as nohup and shells want it for jobs in the background
+            signal.signal(number, _stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _raise_terminated(_number: int, _frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the cleaning up
-    raise TerminatedError
+def _stop(number: int, _frame: FrameType | None) -> None:
+    for other in _STOPS:
+        signal.signal(other, signal.SIG_IGN)  # a second one must not interrupt the cleaning up
+    raise StoppedError(number)
 
 
 @contextmanager

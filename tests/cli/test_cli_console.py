@@ -1,0 +1,67 @@
+"""The talk on stderr: lines in logs, bars on terminals, nothing when quiet."""
+
+from __future__ import annotations
+
+from io import StringIO
+
+import pytest
+from rich.console import Console
+from rich.progress import Progress as Bars
+
+from qcompress.cli.console import BarProgress, LineProgress, open_progress
+from qcompress.cli.guard import Talk
+from qcompress.cli.tables import Table, as_markdown, as_text
+from qcompress.progress import SILENT
+
+
+def test_quiet_is_silent() -> None:
+    with open_progress(Talk(quiet=True)) as progress:
+        assert progress is SILENT
+
+
+def test_logs_get_a_line_per_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    with open_progress(Talk()) as progress:
+        with progress.stage("Calibrating", 8, "samples") as stage:
+            stage.advance(8)
+        with progress.stage("Saving"):
+            pass
+        progress.note("a note")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "Calibrating: 8 samples ...\nSaving ...\na note\n"
+
+
+def test_verbose_logs_tell_time_and_speed(capsys: pytest.CaptureFixture[str]) -> None:
+    with LineProgress(verbose=True).stage("Calibrating", 8, "samples") as stage:
+        stage.advance(8)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("Calibrating: done in ")
+    assert last.endswith("samples/s")
+
+
+def test_bars_end_full() -> None:
+    with Bars(console=Console(file=StringIO(), force_terminal=True)) as bars:
+        progress = BarProgress(bars)
+        with progress.stage("Known", 4, "samples") as stage:
+            stage.advance(3)
+        with progress.stage("Unknown") as stage:
+            stage.advance()
+        assert [task.finished for task in bars.tasks] == [True, True]
+
+
+def test_notes_are_not_taken_for_markup() -> None:
+    stream = StringIO()
+    with Bars(console=Console(file=stream, width=80)) as bars:
+        BarProgress(bars).note("kept [bold]layer[/bold]")
+    assert "kept [bold]layer[/bold]" in stream.getvalue()
+
+
+def test_tables_off_a_terminal_are_plain_and_uncut() -> None:
+    text = as_text([Table(("name", "bytes"), (("x" * 300, "1"), ("[red]y[/red]", "20")), right=frozenset({"bytes"}))])
+    assert "x" * 300 in text
+    assert "[red]y[/red]" in text
+    assert "\x1b" not in text
+
+
+def test_markdown_escapes_bars() -> None:
+    assert as_markdown(Table(("a", "b"), (("1|2", "3"),))) == "| a | b |\n| --- | --- |\n| 1\\|2 | 3 |"
