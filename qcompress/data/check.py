@@ -30,7 +30,8 @@ def check_names(names: Iterable[str], signature: Signature, known: tuple[str, ..
             raise DataError(f"{where} has no array for the model's input {name!r}", hint)
     if extra:
         near = get_close_matches(extra[0], wanted, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"the model's inputs are {', '.join(wanted)}"
+        inputs = f"the model's inputs are {', '.join(wanted)}; true classes go by the name 'labels'"
+        hint = f"did you mean {near[0]!r}?" if near else inputs
         raise DataError(f"{where} has {extra[0]!r}, which is not an input of the model", hint)
 
 

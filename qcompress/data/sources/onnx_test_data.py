@@ -11,7 +11,6 @@ import numpy as np
 from qcompress.data.batch import Source, Unit, count_samples
 from qcompress.data.request import Request
 from qcompress.errors import DataError
-from qcompress.graph.protobuf import read_tensor
 from qcompress.types import Array
 
 FORM = "folder of test_data_set_*"
@@ -65,6 +64,8 @@ def _number(name: str) -> int:
 
 def _feed(folder: Path, request: Request) -> dict[str, Array]:
     """One set as a feed: by tensor name where all names are the model's, else by position."""
+    from qcompress.graph.protobuf import read_tensor  # late: the graph libraries are slow to import
+
     files = _files(folder)
     if len(files) != len(request.signature):
         raise DataError(

@@ -73,6 +73,7 @@ def test_missing_and_extra_names_name_the_nearest(tmp_path: Path) -> None:
         in refused(save(tmp_path, input_ids=ids), IDS, MASK)
     )
     assert "has 'x1', which is not an input of the model (did you mean 'x'?)" in refused(save(tmp_path, x=GOOD, x1=GOOD))
+    assert "true classes go by the name 'labels'" in refused(save(tmp_path, x=GOOD, target=np.arange(6)))
 
 
 @pytest.mark.parametrize(
