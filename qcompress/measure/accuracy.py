@@ -6,31 +6,22 @@ classes; a metric of the user's is the one thing that needs the outputs whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from qcompress.data import (
-    Batch,
-    Metric,
-    Scores,
-    accuracy_drop,
-    binary_threshold,
-    classification_scores,
-    decide,
-    has_classes,
-    join_scores,
-    task_metrics,
-)
+from qcompress.data import Batch, Metric
 from qcompress.errors import DataError, ModelError
-from qcompress.measure.agreement import Agreement, complement, is_float_dtype
+from qcompress.measure.agreement import Agreement, complement
+from qcompress.measure.labels import Judge, Verdict
+from qcompress.measure.outputs import OutputLog
 from qcompress.progress import SILENT, Progress
-from qcompress.results import AccuracyReport, Interval, MetricPair, OutputAgreement, TaskMetrics
+from qcompress.results import AccuracyReport, Interval, MetricPair, OutputAgreement
 from qcompress.runtime import Session, SessionSettings, open_session
-from qcompress.types import Array, TensorSignature
+from qcompress.types import TensorSignature
 
 
 class EvaluationData(Protocol):
@@ -84,40 +75,25 @@ def measure_accuracy(
     """
     settings = settings or AccuracySettings()
     opening = SessionSettings(threads=settings.threads, spinning=False)
-    pair = (open_session(float_model, opening), open_session(compressed_model, opening))
-    compared, notes = _common_outputs(*pair)
-    agreement = {signature.name: Agreement(signature) for signature in compared}
-    judge = _Judge([signature.name for signature in compared])
-    float_log, compressed_log = _Log(), _Log()
-    samples = 0
+    original, compressed = open_session(float_model, opening), open_session(compressed_model, opening)
+    comparison = _Comparison(original, compressed, keep_outputs=metric is not None)
     with progress.stage("Comparing outputs", dataset.samples, "samples") as stage:
         for batch in dataset.batches():
-            original, compressed = (session.run(batch.feed, list(agreement)) for session in pair)
-            for name in [name for name in agreement if not _are_arrays(original[name], compressed[name])]:
-                del agreement[name]
-                notes.append(f"output {name} is not a tensor and was not compared")
-            for name, output in agreement.items():
-                output.add(original[name], compressed[name], batch.samples)
-            judge.add(original, compressed, batch)
-            if metric is not None:
-                float_log.add(original, batch)
-                compressed_log.add(compressed, batch)
-            samples += batch.samples
+            comparison.add(batch)
             stage.advance(batch.samples)
-    if not samples:
+    if not comparison.samples:
         raise DataError(f"{dataset.source} gave no samples", "give at least one sample")
-    found = tuple(output.result() for output in agreement.values())
-    notes += _alarms(found, samples)
-    if judge.unusable_labels and metric is None:
+    found, verdict, notes = comparison.agreements(), comparison.judge.verdict(), comparison.notes
+    notes += _alarms(found, comparison.samples)
+    if comparison.judge.unusable_labels and metric is None:
         notes.append("the labels are not class indices, so they were not used; score them with a metric of your own")
-    verdict = judge.verdict()
     measured = None
     if metric is not None:
         name = settings.metric_name or getattr(metric, "__name__", "metric")
-        measured = _apply(metric, name, float_log, compressed_log, notes)
+        measured = _apply(metric, name, comparison, notes)
     drop, drop_of = _drop(found, verdict, measured)
     return AccuracyReport(
-        samples=samples,
+        samples=comparison.samples,
         source=dataset.source,
         agreement=found,
         float_task=verdict.float_task if verdict else None,
@@ -130,77 +106,37 @@ def measure_accuracy(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Verdict:
-    """Both models against the labels."""
+class _Comparison:
+    """Everything that is taken in while the data streams through both models."""
 
-    output: str
-    float_task: TaskMetrics
-    compressed_task: TaskMetrics
-    drop: Interval
+    def __init__(self, original: Session, compressed: Session, keep_outputs: bool) -> None:
+        self._original = original
+        self._compressed = compressed
+        self._keep_outputs = keep_outputs
+        common, self.notes = _common_outputs(original, compressed)
+        self._outputs = {signature.name: Agreement(signature) for signature in common}
+        self.judge = Judge()
+        self.float_log, self.compressed_log = OutputLog(), OutputLog()
+        self.samples = 0
 
+    def add(self, batch: Batch) -> None:
+        """Run one batch through both models."""
+        first = self._original.run(batch.feed, list(self._outputs))
+        second = self._compressed.run(batch.feed, list(self._outputs))
+        for name in [name for name in self._outputs if not _are_arrays(first[name], second[name])]:
+            del self._outputs[name], first[name], second[name]
+            self.notes.append(f"output {name} is not a tensor and was not compared")
+        for name, output in self._outputs.items():
+            output.add(first[name], second[name], batch.samples)
+        self.judge.add(first, second, batch)
+        if self._keep_outputs:
+            self.float_log.add(first, batch)
+            self.compressed_log.add(second, batch)
+        self.samples += batch.samples
 
-@dataclass(slots=True)
-class _Judge:
-    """Scores both models' predictions on the labels, if there are any."""
-
-    candidates: list[str]
-    output: str | None = None
-    unusable_labels: bool = False
-    float_scores: list[Scores] = field(default_factory=list)
-    compressed_scores: list[Scores] = field(default_factory=list)
-    lost: list[Array] = field(default_factory=list)
-
-    def add(self, original: Mapping[str, Array], compressed: Mapping[str, Array], batch: Batch) -> None:
-        """Take in one batch; the first that has labels chooses the output they belong to."""
-        if batch.labels is None:
-            return
-        if not has_classes(batch.labels):
-            self.unusable_labels = True
-            return
-        if self.output is None:
-            self.output = _scored_output(self.candidates, original, batch.labels)
-        first, second = original[self.output], compressed[self.output]
-        self.float_scores.append(classification_scores(first, batch.labels))
-        self.compressed_scores.append(classification_scores(second, batch.labels))
-        self.lost.append(_lost_positions(first, second, batch.labels))
-
-    def verdict(self) -> _Verdict | None:
-        """What the labels say, or None without them."""
-        if self.output is None:
-            return None
-        original, compressed = join_scores(self.float_scores), join_scores(self.compressed_scores)
-        labels, classes = original.labels, max(original.classes, compressed.classes)
-        threshold = binary_threshold(original.values)
-        first, second = decide(original, threshold), decide(compressed, threshold)
-        lost = np.concatenate(self.lost)
-        second[lost] = (labels[lost] + 1) % classes  # NaN is no answer, so it must not be right by chance
-        return _Verdict(
-            self.output,
-            task_metrics(first, labels, classes),
-            task_metrics(second, labels, classes),
-            accuracy_drop(first == labels, second == labels),
-        )
-
-
-@dataclass(slots=True)
-class _Log:
-    """All outputs and labels, for a metric that needs them whole."""
-
-    outputs: dict[str, list[tuple[Array, int]]] = field(default_factory=dict)
-    labels: list[tuple[Array, int]] = field(default_factory=list)
-
-    def add(self, outputs: Mapping[str, Array], batch: Batch) -> None:
-        """Keep one batch."""
-        for name, output in outputs.items():
-            self.outputs.setdefault(name, []).append((output, batch.samples))
-        if batch.labels is not None:
-            self.labels.append((batch.labels, batch.samples))
-
-    def score(self, metric: Metric) -> float:
-        """The metric over everything kept."""
-        joined = {name: _join(parts) for name, parts in self.outputs.items()}
-        return float(metric(joined, _join(self.labels) if self.labels else None))
+    def agreements(self) -> tuple[OutputAgreement, ...]:
+        """How close the outputs were."""
+        return tuple(output.result() for output in self._outputs.values())
 
 
 def _common_outputs(original: Session, compressed: Session) -> tuple[list[TensorSignature], list[str]]:
@@ -223,53 +159,11 @@ def _are_arrays(*outputs: object) -> bool:
     return all(isinstance(output, np.ndarray) for output in outputs)
 
 
-def _scored_output(candidates: list[str], outputs: Mapping[str, Array], labels: Array) -> str:
-    """The first output that the labels can belong to.
-
-    Raises:
-        DataError: there is none; says what is wrong with the first.
-    """
-    problem: DataError | None = None
-    for name in candidates:
-        try:
-            classification_scores(outputs[name], labels)
-        except DataError as error:
-            problem = problem or error
-        else:
-            return name
-    assert problem is not None
-    raise problem
-
-
-def _lost_positions(original: Array, compressed: Array, labels: Array) -> Array:
-    """Which counted labels belong to samples whose compressed output is NaN or infinite where the float one is not, (n,)."""
-    counted = labels != -1 if labels.ndim == 2 else np.ones(labels.shape, bool)
-    if not is_float_dtype(compressed.dtype) or original.shape != compressed.shape:
-        return np.zeros(int(counted.sum()), bool)
-    bad = ~np.isfinite(compressed) & np.isfinite(original)
-    by_sample = bad.reshape(len(labels), -1).any(axis=1) if bad.ndim and len(bad) == len(labels) else bad.any()
-    spread = np.broadcast_to(np.reshape(by_sample, (-1,) + (1,) * (labels.ndim - 1)), labels.shape)
-    return np.asarray(spread[counted])
-
-
-def _join(parts: list[tuple[Array, int]]) -> Array:
-    """Batches along the first axis; where their shapes differ, an object array of samples (batches without that axis)."""
-    arrays = [array for array, _ in parts]
-    by_sample = all(array.ndim > 0 and len(array) == samples for array, samples in parts)
-    if by_sample and len({array.shape[1:] for array in arrays}) == 1:
-        return np.concatenate(arrays)
-    pieces = [piece for array, _ in parts for piece in (array if by_sample else (array,))]
-    joined = np.empty(len(pieces), object)
-    for index, piece in enumerate(pieces):  # assigning the list whole would make numpy look for a common shape
-        joined[index] = piece
-    return joined
-
-
-def _apply(metric: Metric, name: str, original: _Log, compressed: _Log, notes: list[str]) -> MetricPair:
+def _apply(metric: Metric, name: str, comparison: _Comparison, notes: list[str]) -> MetricPair:
     """The user's metric on both models; one that fails on the compressed model's outputs only is a finding, not an error."""
-    before = original.score(metric)
+    before = comparison.float_log.score(metric)
     try:
-        after: float | None = compressed.score(metric)
+        after: float | None = comparison.compressed_log.score(metric)
     except DataError as error:
         notes.append(f"{error.message} on the compressed model")
         after = None
@@ -289,7 +183,7 @@ def _alarms(found: tuple[OutputAgreement, ...], samples: int) -> list[str]:
 
 
 def _drop(
-    found: tuple[OutputAgreement, ...], verdict: _Verdict | None, measured: MetricPair | None
+    found: tuple[OutputAgreement, ...], verdict: Verdict | None, measured: MetricPair | None
 ) -> tuple[Interval | None, str]:
     """The one number for what was lost, and what it is a number of."""
     if measured is not None:

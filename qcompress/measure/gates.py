@@ -22,7 +22,7 @@ def check_gates(
         "min_sqnr": lambda limit: _check_sqnr(limit, accuracy),
     }
     asked = [(item.name, getattr(gates, item.name)) for item in fields(gates)]
-    return tuple(checks[name](limit) for name, limit in asked if limit is not None)
+    return tuple(checks[name](float(limit)) for name, limit in asked if limit is not None)
 
 
 def _check_drop(limit: float, accuracy: AccuracyReport | None) -> GateResult:

@@ -17,6 +17,9 @@ from qcompress.results import (
     WeightRow,
 )
 
+LISTED = 20
+"""Kept weights beyond this number are grouped by reason; the verbose report lists them all."""
+
 
 @dataclass(frozen=True, slots=True)
 class Section:
@@ -58,6 +61,20 @@ def sections(report: Report, verbose: bool = False) -> list[Section]:
     return found
 
 
+def headline(report: Report) -> str:
+    """The result in one line: size, speed, loss."""
+    parts = [_times_smaller(report.size)]
+    if report.latency:
+        parts.append(f"{report.latency.speedup.value:.2f} times as fast")
+    if report.accuracy and report.accuracy.drop:
+        parts.append(f"drop {report.accuracy.drop.value:.4f}")
+    return ", ".join(parts)
+
+
+def _times_smaller(size: SizeReport) -> str:
+    return f"{1 / max(size.ratio, 1e-9):.2f}x smaller" if size.ratio <= 1 else f"{size.ratio:.2f}x larger"
+
+
 def _facts(report: Report) -> Section:
     data = report.data
     rows: list[tuple[object, ...]] = [("model", report.source), ("compressed", report.target), ("recipe", report.recipe)]
@@ -68,7 +85,7 @@ def _facts(report: Report) -> Section:
         rows.append(("evaluation", f"{data.evaluation}, {data.evaluation_samples} samples{held}"))
     if report.versions:
         rows.append(("versions", ", ".join(f"{name} {version}" for name, version in sorted(report.versions.items()))))
-    return Section("Compression", columns=("what", "value"), rows=tuple(rows))
+    return Section("Result", (headline(report),), columns=("what", "value"), rows=tuple(rows))
 
 
 def _size(size: SizeReport) -> Section:
@@ -80,8 +97,7 @@ def _size(size: SizeReport) -> Section:
         rows.append((f"{dtype} weights", kilobytes(before), kilobytes(after), None))
     before, after = sum(size.float_weights.values()), sum(size.compressed_weights.values())
     rows.append(("all weights", kilobytes(before), kilobytes(after), f"{after / max(before, 1):.3f}"))
-    line = f"{1 / max(size.ratio, 1e-9):.2f}x smaller" if size.ratio <= 1 else f"{size.ratio:.2f}x larger"
-    return Section("Size", (line,), ("part", "float kB", "compressed kB", "ratio"), tuple(rows))
+    return Section("Size", (_times_smaller(size),), ("part", "float kB", "compressed kB", "ratio"), tuple(rows))
 
 
 def _latency(latency: LatencyReport) -> Section:
@@ -108,7 +124,7 @@ def _accuracy(accuracy: AccuracyReport) -> list[Section]:
     if accuracy.agreement:
         columns = ("output", "top-1", "cosine", "SQNR dB", "max error", "equal")
         rows = tuple(_agreement(output) for output in accuracy.agreement)
-        found.append(Section("Agreement with the float model", (), columns, rows))
+        found.append(Section("Agreement with the float model", (), *_without_empty(columns, rows)))
     return found
 
 
@@ -141,16 +157,16 @@ def _counts(task: TaskMetrics) -> str:
 
 
 def _agreement(output: OutputAgreement) -> tuple[object, ...]:
-    noise = "-"
+    noise = None
     if output.cosine is not None:
         noise = "equal" if output.sqnr_db is None else f"{output.sqnr_db:.1f}"
     return (
         output.name,
-        "-" if output.top1 is None else interval(output.top1, ".4f"),
-        "-" if output.cosine is None else interval(output.cosine, ".5f"),
+        None if output.top1 is None else interval(output.top1, ".4f"),
+        None if output.cosine is None else interval(output.cosine, ".5f"),
         noise,
         f"{output.max_abs_error:.3g}",
-        "-" if output.equal is None else interval(output.equal, ".4f"),
+        None if output.equal is None else interval(output.equal, ".4f"),
     )
 
 
@@ -169,7 +185,7 @@ def _kernels(kernels: KernelReport) -> Section:
         (kernel, "integer", number, None) for kernel, number in sorted(kernels.integer.items())
     ]
     rows += [(kind, "float", len(names), _some(names)) for kind, names in sorted(kinds.items())]
-    return Section("Kernels", tuple(lines), ("kernel", "arithmetic", "count", "layers"), tuple(rows))
+    return Section("Kernels", tuple(lines), *_without_empty(("kernel", "arithmetic", "count", "layers"), tuple(rows)))
 
 
 def _coverage(coverage: tuple[WeightRow, ...], verbose: bool) -> list[Section]:
@@ -184,21 +200,35 @@ def _coverage(coverage: tuple[WeightRow, ...], verbose: bool) -> list[Section]:
     found = [Section("Weights by form", (), columns, tuple(totals))] if totals else []
     kept = [row for row in coverage if row.form is None]
     if kept and not verbose:
-        reasons = tuple((row.weight, _shape(row.shape), kilobytes(row.bytes_before), row.reason) for row in kept)
-        found.append(Section("Weights kept", (), ("weight", "shape", "kB", "reason"), reasons))
+        found.append(_kept(kept))
     if coverage and verbose:
         found.append(Section("All weights (bytes)", (), _WEIGHT_COLUMNS, tuple(_weight(row) for row in coverage)))
     return found
 
 
-_WEIGHT_COLUMNS = ("weight", "layers", "shape", "type", "before", "after", "form", "scheme", "bits", "reason")
+def _kept(rows: list[WeightRow]) -> Section:
+    """Each kept weight with its reason, or each reason with its weights where there are many."""
+    if len(rows) <= LISTED:
+        each = tuple((row.weight, _shape(row.shape), kilobytes(row.bytes_before), row.reason) for row in rows)
+        return Section("Weights kept", (), ("weight", "shape", "kB", "reason"), each)
+    reasons: dict[str, list[WeightRow]] = {}
+    for row in rows:
+        reasons.setdefault(row.reason or "-", []).append(row)
+    grouped = tuple(
+        (reason, len(group), kilobytes(sum(row.bytes_before for row in group)), _some([row.weight for row in group]))
+        for reason, group in sorted(reasons.items())
+    )
+    return Section("Weights kept", (), ("reason", "weights", "kB", "which"), grouped)
+
+
+_WEIGHT_COLUMNS = ("weight", "layers", "shape", "before", "after", "bits", "became")
 
 
 def _weight(row: WeightRow) -> tuple[object, ...]:
     bits = None if row.bits is None else f"{row.bits:.4g}"
-    form = row.form or "kept"
-    size = (_shape(row.shape), row.dtype, row.bytes_before, row.bytes_after)
-    return (row.weight, _some(list(row.layers)), *size, form, row.scheme, bits, row.reason)
+    became = f"{row.form} {row.scheme or ''}".strip() if row.form else f"kept: {row.reason or 'no reason given'}"
+    shape = f"{row.dtype} {_shape(row.shape)}"
+    return row.weight, _some(list(row.layers)), shape, row.bytes_before, row.bytes_after, bits, became
 
 
 def _sums(rows: list[WeightRow]) -> tuple[object, ...]:
@@ -223,6 +253,14 @@ def interval(value: Interval, form: str) -> str:
 def kilobytes(count: int) -> str:
     """Bytes in units of 1000, readable for 1 byte and for 1 GB."""
     return f"{count / 1000:,.1f}" if count < 1e7 else f"{count / 1000:,.0f}"
+
+
+def _without_empty(
+    columns: tuple[str, ...], rows: tuple[tuple[object, ...], ...]
+) -> tuple[tuple[str, ...], tuple[tuple[object, ...], ...]]:
+    """Columns that say something in at least one row."""
+    used = [index for index in range(len(columns)) if any(row[index] is not None for row in rows)]
+    return tuple(columns[index] for index in used), tuple(tuple(row[index] for index in used) for row in rows)
 
 
 def _shape(shape: tuple[int, ...]) -> str:

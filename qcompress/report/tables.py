@@ -43,14 +43,15 @@ def rich_table(title: str, columns: Sequence[str], rows: Rows) -> Table:
 
 
 def print_rich(*parts: RenderableType, width: int, color: bool) -> str:
-    """What rich would print on a terminal of ``width`` columns, without trailing blanks."""
+    """What rich would print on a terminal of ``width`` columns, without trailing blanks and double empty lines."""
     stream = io.StringIO()
     console = Console(
         file=stream, width=width, force_terminal=color, no_color=not color, color_system="standard" if color else None
     )
     for part in parts:
         console.print(part)
-    return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().splitlines())
+    lines = [line.rstrip() for line in stream.getvalue().strip("\n").splitlines()]
+    return "\n".join(line for index, line in enumerate(lines) if line or lines[index - 1]).rstrip()
 
 
 def markdown_table(title: str, columns: Sequence[str], rows: Rows) -> str:

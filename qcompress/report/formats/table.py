@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rich.console import RenderableType
+from rich.padding import Padding
 from rich.text import Text
 
 from qcompress.report.formats.options import RenderOptions
@@ -21,7 +22,7 @@ def format_table(report: Report, options: RenderOptions) -> str:
 
 def _section(section: Section) -> list[RenderableType]:
     parts: list[RenderableType] = [Text(), Text(section.title, style="bold")]
-    parts += [Text(f"  {line}") for line in section.lines]
+    parts += [Padding(Text(line), (0, 0, 0, 2)) for line in section.lines]
     if section.rows:
         table = rich_table("", section.columns, section.rows)
         table.show_header = section.columns[0] != "what"  # facts need no heading
