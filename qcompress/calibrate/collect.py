@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
-import numpy as np
-
-from qcompress.calibrate.histogram import Histogram
-from qcompress.calibrate.observers import PREFIX, Observers, observe
-from qcompress.calibrate.ranges import RANGE_METHODS, TensorRecord
-from qcompress.calibrate.ranges.moving_average import average_step
+from qcompress.calibrate.accumulators import MeanAccumulator, RangeAccumulator
+from qcompress.calibrate.observers import PREFIX, SUBSAMPLE, Observers, observe
+from qcompress.calibrate.ranges import RANGE_METHODS
 from qcompress.errors import CalibrationError
 from qcompress.graph import Model, extend
 from qcompress.progress import Progress
 from qcompress.recipe import RangeMethod
 from qcompress.runtime import Session, SessionSettings, open_session
-from qcompress.types import Array, Feed, NodeSpec, QuantScheme, Statistics, StatisticsNeeds, TensorRange
+from qcompress.types import Array, Feed, NodeSpec, QuantScheme, Statistics, StatisticsNeeds
+
+SAMPLES_AT_ONCE = 16
+"""Samples of a feed for which the sub-sample grows; memory stays bounded however large the feeds are."""
 
 
 class Batch(Protocol):
@@ -62,29 +64,29 @@ def collect(
         CalibrationError: no data, or NaN or infinity in an observed tensor.
         ModelError: the runtime cannot load or run the model.
     """
-    observers = observe(needs.ranges, needs.moments, model.opset)
-    session = _open(model, observers, settings.threads)
-    ranges = {tensor: _RangeObserver(tensor) for tensor in sorted(needs.ranges)}
-    moments = {tensor: _MomentObserver(tensor, axis) for tensor, axis in sorted(needs.moments.items())}
+    first, batches = _peek(batches)
+    observers = Observers(model.opset, SUBSAMPLE * min(first.samples, SAMPLES_AT_ONCE), _float_tensors(model))
+    observe(needs.ranges, needs.moments, observers)
+    ranges = [RangeAccumulator(tensor) for tensor in sorted(needs.ranges)]
+    means = {tensor: MeanAccumulator(tensor, axis, "mean") for tensor, axis in sorted(needs.moments.items())}
+    seconds = {tensor: MeanAccumulator(tensor, axis, "second_moment") for tensor, axis in sorted(needs.moments.items())}
     shapes: dict[str, tuple[int, ...]] = {}
     samples = 0
-    for found, batch in _run(session, observers.outputs, batches, settings.total, progress):
-        where = _position(samples, batch.samples)
-        for tensor in sorted(ranges.keys() | moments.keys()):
-            shape = tuple(int(size) for size in found[f"{PREFIX}{tensor}/shape"])
-            shapes.setdefault(tensor, shape)
-            if tensor in ranges:
-                ranges[tensor].update(found[f"{PREFIX}{tensor}/range"], shape, where)
-            if tensor in moments:
-                moments[tensor].update(found[f"{PREFIX}{tensor}/moments"], shape, where)
-        samples += batch.samples
+    for found, where in _run(_open(model, observers, settings), observers.outputs, batches, settings, progress):
+        here = {tensor: _shape(found, tensor) for tensor in needs.ranges | needs.moments.keys()}
+        shapes = shapes or here
+        for accumulator in (*means.values(), *seconds.values()):  # first: they stand in for the sum in finding NaN
+            accumulator.update(found, here[accumulator.tensor], where.text)
+        for accumulator in ranges:
+            accumulator.update(found, math.prod(here[accumulator.tensor]), where.text)
+        samples = where.last
+    records = {accumulator.tensor: accumulator.record() for accumulator in ranges}
     estimate = RANGE_METHODS[settings.method]
-    records = {tensor: observer.record() for tensor, observer in ranges.items()}
     return Statistics(
         ranges={tensor: estimate(record, settings.scheme) for tensor, record in records.items() if record is not None},
-        means={tensor: observer.mean[0] for tensor, observer in moments.items()},
-        second_moments={tensor: observer.mean[1] for tensor, observer in moments.items()},
-        shapes=shapes,
+        means={tensor: accumulator.mean for tensor, accumulator in means.items()},
+        second_moments={tensor: accumulator.mean for tensor, accumulator in seconds.items()},
+        shapes=dict(sorted(shapes.items())),
         samples=samples,
     )
 
@@ -113,103 +115,65 @@ def collect_means(
         CalibrationError: no data, or NaN or infinity in a tensor.
         ModelError: the runtime cannot load or run the extended model.
     """
-    observers = Observers(model.opset, list(request.nodes), dict(request.constants))
+    observers = Observers(model.opset, nodes=list(request.nodes), constants=dict(request.constants))
     for tensor, axis in sorted(request.channel_axes.items()):
         observers.shape(tensor)
         observers.means(tensor, axis)
-    session = _open(model, observers, settings.threads)
-    means = {tensor: _MomentObserver(tensor, axis) for tensor, axis in sorted(request.channel_axes.items())}
-    samples = 0
-    for found, batch in _run(session, observers.outputs, batches, settings.total, progress):
-        where = _position(samples, batch.samples)
-        for tensor, observer in means.items():
-            shape = tuple(int(size) for size in found[f"{PREFIX}{tensor}/shape"])
-            observer.update(found[f"{PREFIX}{tensor}/mean"], shape, where)
-        samples += batch.samples
-    return {tensor: observer.mean[0] for tensor, observer in means.items()}
+    means = [MeanAccumulator(tensor, axis, "mean") for tensor, axis in sorted(request.channel_axes.items())]
+    _, batches = _peek(batches)
+    for found, where in _run(_open(model, observers, settings), observers.outputs, batches, settings, progress):
+        for accumulator in means:
+            accumulator.update(found, _shape(found, accumulator.tensor), where.text)
+    return {accumulator.tensor: accumulator.mean for accumulator in means}
 
 
-def _open(model: Model, observers: Observers, threads: int) -> Session:
+@dataclass(frozen=True, slots=True)
+class _Position:
+    """Which samples a batch holds, counted from 1."""
+
+    first: int
+    last: int
+
+    @property
+    def text(self) -> str:
+        return f"sample {self.first}" if self.first == self.last else f"samples {self.first} to {self.last}"
+
+
+def _peek(batches: Iterable[Batch]) -> tuple[Batch, Iterable[Batch]]:
+    """The first batch, and all of them."""
+    iterator = iter(batches)
+    first = next(iterator, None)
+    if first is None:
+        raise CalibrationError("there is no calibration data", "give at least one sample")
+    return first, chain([first], iterator)
+
+
+def _open(model: Model, observers: Observers, settings: CalibrationSettings) -> Session:
     extended = extend(model, observers.nodes, observers.constants, observers.outputs)
-    return open_session(extended, SessionSettings(threads=threads, early_release=True))
+    return open_session(extended, SessionSettings(threads=settings.threads, early_release=True))
 
 
 def _run(
-    session: Session, outputs: Sequence[str], batches: Iterable[Batch], total: int | None, progress: Progress
-) -> Iterator[tuple[dict[str, Array], Batch]]:
+    session: Session,
+    outputs: Sequence[str],
+    batches: Iterable[Batch],
+    settings: CalibrationSettings,
+    progress: Progress,
+) -> Iterator[tuple[dict[str, Array], _Position]]:
     """What the observers found in each batch."""
-    empty = True
-    with progress.stage("calibrate", total, "samples") as stage:
+    done = 0
+    with progress.stage("calibrate", settings.total, "samples") as stage:
         for batch in batches:
-            empty = False
-            yield session.run(batch.feed, outputs), batch
+            yield session.run(batch.feed, outputs), _Position(done + 1, done + batch.samples)
+            done += batch.samples
             stage.advance(batch.samples)
-    if empty:
-        raise CalibrationError("there is no calibration data", "give at least one sample")
 
 
-def _position(before: int, samples: int) -> str:
-    """Which samples a batch holds, counted from 1."""
-    return f"sample {before + 1}" if samples == 1 else f"samples {before + 1} to {before + samples}"
+def _shape(found: Mapping[str, Array], tensor: str) -> tuple[int, ...]:
+    return tuple(found[f"{PREFIX}{tensor}/shape"].tolist())
 
 
-def _not_finite(tensor: str, kind: str, where: str) -> CalibrationError:
-    hint = "check this sample, and the pre-processing; the float model itself may overflow on it"
-    return CalibrationError(f"tensor {tensor!r} is {kind} in {where} of the calibration data", hint)
-
-
-class _RangeObserver:
-    """The distribution of one tensor, from the outputs of its observer."""
-
-    def __init__(self, tensor: str) -> None:
-        self.tensor = tensor
-        self.histogram = Histogram.empty()
-        self.average: TensorRange | None = None
-
-    def update(self, found: Array, shape: tuple[int, ...], where: str) -> None:
-        """Add one feed: [min, max, sum, sub-sample]."""
-        size = int(np.prod(shape, dtype=np.int64))
-        if size == 0:
-            return
-        low, high, total = (float(value) for value in found[:3])
-        if np.isinf(low) or np.isinf(high):
-            raise _not_finite(self.tensor, "infinite", where)
-        if np.isnan(total):
-            raise _not_finite(self.tensor, "NaN", where)
-        sample = found[3:]
-        self.average = average_step(self.average, low, high)
-        self.histogram = self.histogram.covering(low, high).add(sample, max(1, round(size / sample.size)))
-        if sample.size < size:
-            self.histogram = self.histogram.add(found[:2])  # the sub-sample may have missed what lies farthest out
-
-    def record(self) -> TensorRecord | None:
-        """What was seen; None when no feed had an element."""
-        return None if self.average is None else TensorRecord(self.histogram, self.average)
-
-
-class _MomentObserver:
-    """Means of each channel over all feeds, each feed weighted with its number of positions."""
-
-    def __init__(self, tensor: str, axis: int) -> None:
-        self.tensor = tensor
-        self.axis = axis
-        self.weight = 0
-        self.total: Array | None = None
-
-    def update(self, found: Array, shape: tuple[int, ...], where: str) -> None:
-        """Add one feed: the means of each channel, of one or several quantities one after the other."""
-        positions = int(np.prod(shape, dtype=np.int64)) // max(shape[self.axis], 1)
-        if positions == 0:
-            return
-        if not np.isfinite(found).all():
-            raise _not_finite(self.tensor, "NaN or infinite", where)
-        weighted = found.astype(np.float64).reshape(-1, shape[self.axis]) * positions
-        self.total = weighted if self.total is None else self.total + weighted
-        self.weight += positions
-
-    @property
-    def mean(self) -> Array:
-        """(quantities, channels), float64."""
-        if self.total is None:
-            raise CalibrationError(f"tensor {self.tensor!r} has no elements in any sample", "check the shapes of the data")
-        return np.asarray(self.total / self.weight)
+def _float_tensors(model: Model) -> set[str]:
+    """Tensors that the file itself says are float32; the others are cast, for which the runtime finds out."""
+    values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
+    return {value.name or "" for value in values if value.dtype is not None and value.dtype.name == "FLOAT"}

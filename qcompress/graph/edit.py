@@ -60,7 +60,7 @@ class Editor:
     def constant(self, wanted: str, array: Array) -> ir.Value:
         """A new initializer holding ``array``."""
         name = self.name(wanted)
-        tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+        tensor = ir.tensor(np.asarray(array, order="C"), name=name)
         value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
         self.graph.register_initializer(value)
         return value
@@ -106,7 +106,7 @@ class Editor:
 
 def set_constant(value: ir.Value, array: Array) -> None:
     """Give an initializer a new array, in place and under its name."""
-    tensor = ir.tensor(np.ascontiguousarray(array), name=value.name)
+    tensor = ir.tensor(np.asarray(array, order="C"), name=value.name)
     value.const_value = tensor
     value.shape = ir.Shape(array.shape)
     value.type = ir.TensorType(tensor.dtype)

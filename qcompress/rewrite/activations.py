@@ -35,7 +35,6 @@ def _write(context: Context, value: Value, activation: ActivationPlan, users: li
     ]
     quantized = editor.node("QuantizeLinear", [value, *parameters], f"{name}_quantized")
     decoded = editor.node("DequantizeLinear", [quantized, *parameters], f"{name}_decoded")
-    decoded.shape = value.shape
     for node, index in users:
         node.replace_input_with(index, decoded)
     if whole and value.is_graph_output():

@@ -97,7 +97,10 @@ class _Sums:
         below = np.searchsorted(self.middles, low, side="left")
         above = np.searchsorted(self.middles, high, side="right")
         step = (high - low) / levels
-        inner = np.searchsorted(self.middles, high - self.width), np.searchsorted(self.middles, low + self.width, side="right")
+        inner = (
+            np.searchsorted(self.middles, high - self.width),
+            np.searchsorted(self.middles, low + self.width, side="right"),
+        )
         rounding = step**2 / 12.0 * np.maximum(self.inexact[inner[0]] - self.inexact[inner[1]], 0.0)
         clipped_low = self.second[below] - 2.0 * low * self.first[below] + low**2 * self.count[below]
         first, second = self.first[-1] - self.first[above], self.second[-1] - self.second[above]

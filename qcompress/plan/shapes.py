@@ -1,0 +1,26 @@
+"""The shape of every tensor at the calibration data's own sizes, from one run."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qcompress.graph import Model, extend
+from qcompress.runtime import SessionSettings, open_session
+from qcompress.types import Feed, NodeSpec
+
+_PREFIX = "qcompress/shape/"
+
+
+def observe_shapes(model: Model, feed: Feed) -> dict[str, tuple[int, ...]]:
+    """Run one feed with a Shape node behind every tensor of the main graph; tensor -> shape.
+
+    Raises:
+        ModelError: the model does not run on the feed.
+    """
+    tensors = [output.name for node in model.graph for output in node.outputs if output.name]
+    nodes = [NodeSpec("Shape", (name,), (_PREFIX + name,)) for name in tensors]
+    session = open_session(
+        extend(model, nodes, {}, [_PREFIX + name for name in tensors]), SessionSettings(early_release=True)
+    )
+    shapes = {name.removeprefix(_PREFIX): tuple(int(dim) for dim in shape) for name, shape in session.run(feed).items()}
+    return shapes | {name: tuple(np.shape(array)) for name, array in feed.items()}
