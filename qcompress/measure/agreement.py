@@ -54,7 +54,7 @@ class Agreement:
         """
         by_sample = original.ndim > 0 and original.shape[0] == samples
         comparable = original.shape == compressed.shape
-        axis = class_axis(self.signature, original)
+        axis = class_axis(self.signature, original) if original.size else None
         is_float = is_float_dtype(original.dtype)
         for index in range(samples if by_sample else 1):
             first = original[index : index + 1] if by_sample else original

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,24 +11,9 @@ import onnx.parser
 import pytest
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
-from qcompress.data import Batch
 from qcompress.types import Array
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'
-
-
-@dataclass(frozen=True)
-class Batches:
-    """Arrays in memory as evaluation data: one feed of ``x`` a batch."""
-
-    feeds: tuple[Array, ...]
-    labels: tuple[Array, ...] | None = None
-    source: str = "memory"
-    samples: int | None = None
-
-    def batches(self) -> Iterator[Batch]:
-        for index, feed in enumerate(self.feeds):
-            yield Batch({"x": feed}, None if self.labels is None else self.labels[index], len(feed))
 
 
 @pytest.fixture

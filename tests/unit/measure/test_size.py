@@ -24,7 +24,7 @@ def test_external_data_counts(convolutional, tmp_path):
 
 
 def test_four_bit_weights_count_packed(write):
-    text = 'net (float[2] x) => (float[2] y) <int8[1] unused = {1}> { y = Identity (x) }'
+    text = "net (float[2] x) => (float[2] y) <int8[1] unused = {1}> { y = Identity (x) }"
     path = write("packed.onnx", text)
     model = onnx.load(path)
     model.graph.initializer.append(onnx.helper.make_tensor("four", onnx.TensorProto.INT4, [6], np.arange(6).tolist()))
