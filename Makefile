@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= auto
 READY := $(VENV)/.ready
+export ORT_DISABLE_TELEMETRY := 1  # for the scripts that use onnxruntime directly; qcompress turns it off itself
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint types format bench zoo samples docs clean

@@ -109,7 +109,7 @@ def recipe_from_table(table: Mapping[str, Any], where: str) -> Recipe:
     limits: dict[str, float] = {}
     for key, value in gates.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise RecipeError(f"{where}: gates.{key} must be a number, not {value!r}")
+            raise RecipeError(f"{where}: gates.{key} must be a number, not {value!r}", "for example max_size_ratio = 0.35")
         limits[_known(key, [item.name for item in fields(Gates)], where)] = float(value)
     recipe = replace(base, **changes)
     return replace(recipe, gates=replace(recipe.gates, **limits))
@@ -136,6 +136,8 @@ def _field_value(key: str, value: Any, where: str) -> Any:
         return _expect(value, str if key == "name" else bool)
     except (TypeError, ValueError) as error:
         raise RecipeError(f"{where}: {key} cannot be {value!r}", str(error)) from error
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {key}: {error.message}", error.hint) from error
 
 
 def _expect(value: Any, kind: type) -> Any:

@@ -39,7 +39,8 @@ def command() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run ``qcompress`` as a process of its own; keyword arguments go to ``subprocess.run``."""
 
     def run(*args: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-        settings: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 120, "cwd": ROOT, **options}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        settings: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 120, "env": environment, **options}
         return subprocess.run([sys.executable, "-m", "qcompress", *map(str, args)], check=False, **settings)
 
     return run

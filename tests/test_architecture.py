@@ -16,7 +16,7 @@ FLOORS = (
     {"report", "rewrite", "plan", "calibrate", "measure"},
     {"quantize", "prune"},
     {"operators", "data"},
-    {"graph", "runtime", "recipe", "results"},
+    {"graph", "runtime", "recipe", "results", "decisions"},
     {"types", "progress", "errors"},
 )
 """From the roof down. Rooms of one floor do not import each other, apart from the neighbours below."""

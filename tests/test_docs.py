@@ -41,7 +41,7 @@ def command_lines() -> list[list[str]]:
 def test_an_example_parses(words: list[str]) -> None:
     if len(words) == 1:
         return  # only the name of the command
-    context = click.Context(main, info_name="qcompress")
+    context = click.Context(main, info_name="qcompress", **main.context_settings)
     command = main.get_command(context, words[0])
     assert command is not None
     command.make_context(words[0], words[1:], parent=context)

@@ -11,10 +11,10 @@ from pathlib import Path
 import click
 
 from qcompress.cli import COMMANDS, main
-from qcompress.cli.tables import Table, as_markdown
 from qcompress.errors import ExitCode
 from qcompress.operators import support_rows
 from qcompress.recipe import RECIPES
+from qcompress.report import render_table
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -23,40 +23,41 @@ WIDTH = 100
 
 MEANINGS = {
     ExitCode.DONE: "done, and every gate passed",
-    ExitCode.GATE_FAILED: "a gate failed; the model is still written unless `--discard-on-fail` is given",
+    ExitCode.GATE_FAILED: "a gate failed; the model is still written unless --discard-on-fail is given",
     ExitCode.USAGE: "the options are wrong or do not go together",
     ExitCode.UNUSABLE: "the model, the data, the recipe or the place for the output cannot be used",
     ExitCode.NOTHING_TO_COMPRESS: "nothing could be compressed, or the result would not be smaller",
-    ExitCode.BUG: "a bug in qcompress; run again with `-v` and report it",
+    ExitCode.BUG: "a bug in qcompress; run again with -v and report it",
 }
 
 
 def exit_codes() -> str:
     """The table of exit codes."""
     rows = [(str(int(code)), MEANINGS[code]) for code in ExitCode]
-    return as_markdown(Table(("code", "meaning"), (*rows, ("130, 143", "interrupted by Ctrl-C or SIGTERM"))))
+    return render_table("", ("code", "meaning"), [*rows, ("130, 143", "interrupted by Ctrl-C or SIGTERM")], "markdown")
 
 
 def recipes() -> str:
     """The table of recipes."""
     columns = ("recipe", "mode", "weights", "activations", "ranges")
-    rows = [(f"`{name}`", r.mode, str(r.weights), str(r.activations), r.ranges) for name, r in RECIPES.items()]
-    return as_markdown(Table(columns, tuple(rows)))
+    rows = [(name, r.mode, str(r.weights), str(r.activations), r.ranges) for name, r in RECIPES.items()]
+    return render_table("", columns, rows, "markdown")
 
 
 def operators() -> str:
     """The support table."""
-    return as_markdown(Table(("operator", "forms", "remark"), tuple(support_rows())))
+    return render_table("", ("operator", "forms", "remark"), support_rows(), "markdown")
 
 
 def commands() -> str:
     """What `--help` says, for every command."""
-    context = click.Context(main, info_name="qcompress", terminal_width=WIDTH)
+    context = click.Context(main, info_name="qcompress", **main.context_settings)
     texts = []
     for name in COMMANDS:
         command = main.get_command(context, name)
         assert command is not None
-        text = command.get_help(click.Context(command, info_name=name, parent=context, terminal_width=WIDTH))
+        settings = {**command.context_settings, "terminal_width": WIDTH}
+        text = command.get_help(click.Context(command, info_name=name, parent=context, **settings))
         texts.append(f"### qcompress {name}\n\n```text\n{text}\n```")
     return "\n\n".join(texts)
 

@@ -11,7 +11,7 @@ from qcompress.cli import options as shared
 from qcompress.cli.console import open_progress
 from qcompress.cli.guard import Talk
 from qcompress.cli.output import deliver
-from qcompress.cli.paths import check_report_suffixes, check_targets, existing, input_files
+from qcompress.cli.paths import check_report_names, check_targets, existing, input_files
 from qcompress.errors import ExitCode
 
 
@@ -49,7 +49,7 @@ def compare(
     report_choice: shared.ReportChoice,
 ) -> ExitCode:
     """Report size, speed and accuracy of COMPRESSED beside FLOAT, for an existing pair."""
-    check_report_suffixes(report_choice.report)
+    check_report_names(report_choice.report)
     check_targets(report_choice.report, input_files(pair.float_model, pair.compressed) + existing(pair.data))
     from qcompress.pipeline import compare_models
     from qcompress.results import Gates

@@ -13,11 +13,12 @@ from qcompress.cli import options as shared
 from qcompress.cli.console import open_progress, write_bytes
 from qcompress.cli.guard import Talk
 from qcompress.cli.output import deliver
-from qcompress.cli.paths import check_report_suffixes, check_targets, existing, input_files
+from qcompress.cli.paths import check_report_names, check_targets, existing, input_files
 from qcompress.errors import ExitCode, OutputError, RecipeError, UsageError
 
 if TYPE_CHECKING:
-    from qcompress.pipeline import CompressionPlan, RunOptions
+    from qcompress.decisions import CompressionPlan
+    from qcompress.pipeline import RunOptions
     from qcompress.progress import Progress
     from qcompress.recipe import Recipe
     from qcompress.results import Report
@@ -99,7 +100,7 @@ def _check(job: Job, recipe_choice: shared.RecipeChoice, report_choice: shared.R
         raise UsageError("a model is not written to a terminal", "redirect stdout, or give -o a file name")
     if job.output == "":
         raise UsageError("-o has no file name", "give the name of the compressed model, or - for stdout")
-    check_report_suffixes(report_choice.report)
+    check_report_names(report_choice.report)
     inputs = input_files(job.model) + existing(job.data, job.eval_data, job.plan, recipe_choice.recipe)
     check_targets([*([] if job.output == STDOUT else [Path(job.output)]), *report_choice.report], inputs)
 
@@ -119,7 +120,7 @@ def read_plan(path: Path) -> CompressionPlan:
     Raises:
         RecipeError: no such file, or not a plan.
     """
-    from qcompress.pipeline import CompressionPlan
+    from qcompress.decisions import CompressionPlan
 
     try:
         text = path.read_text(encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -50,6 +51,11 @@ def silence_stdout() -> None:
 def wants_colour() -> bool:
     """Whether stdout is a terminal that may be coloured (see https://no-color.org)."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def width() -> int:
+    """Columns for tables: those of the terminal, or 100 for files and pipes."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 100
 
 
 @contextmanager

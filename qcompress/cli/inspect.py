@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,9 +11,9 @@ from typing import TYPE_CHECKING
 import click
 
 from qcompress.cli import options as shared
-from qcompress.cli.console import write_result
+from qcompress.cli.console import wants_colour, width, write_result
 from qcompress.cli.guard import Talk
-from qcompress.cli.tables import Table, as_json, as_markdown, as_text
+from qcompress.cli.output import wanted
 
 if TYPE_CHECKING:
     from qcompress.pipeline import Inspection
@@ -45,14 +47,14 @@ def inspect(talk: Talk, job: InspectJob, recipe_choice: shared.RecipeChoice) -> 
 
     inspection = inspect_model(job.model, recipe_choice.load())
     if job.format == "json":
-        write_result(as_json(asdict(inspection)))
-    elif job.format == "markdown":
-        write_result("\n\n".join(as_markdown(table) for table in _tables(inspection)))
-    elif not talk.quiet:
-        write_result(as_text(_tables(inspection)))
+        write_result(json.dumps(asdict(inspection), indent=2, ensure_ascii=False))
+    elif wanted(job.format, talk):
+        write_result("\n\n".join(_sections(inspection, job.format)))
 
 
-def _tables(inspection: Inspection) -> list[Table]:
+def _sections(inspection: Inspection, form: str) -> Iterator[str]:
+    from qcompress.report import render_table
+
     facts = (
         ("nodes", str(inspection.nodes)),
         ("opset", f"{inspection.opset} (IR {inspection.ir_version})"),
@@ -64,13 +66,10 @@ def _tables(inspection: Inspection) -> list[Table]:
         ("compressible weights", f"{inspection.compressible_bytes:,} bytes"),
         ("estimated file after", f"{inspection.estimated_bytes:,} bytes"),
     )
-    weights = Table(
-        ("weight", "layers", "shape", "type", "bytes", "after", "becomes"),
-        tuple(map(_weight, inspection.weights)),
-        "Weights",
-        frozenset({"bytes", "after"}),
-    )
-    return [Table(("fact", "value"), facts, inspection.path), weights]
+    columns = ("weight", "layers", "shape", "type", "bytes", "after", "becomes")
+    rows = [_weight(row) for row in inspection.weights]
+    yield render_table(inspection.path, ("fact", "value"), facts, form, width=width(), color=wants_colour())
+    yield render_table("Weights", columns, rows, form, width=width(), color=wants_colour())
 
 
 def _signature(tensor: TensorSignature) -> str:

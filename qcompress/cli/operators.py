@@ -5,8 +5,7 @@ from __future__ import annotations
 import click
 
 from qcompress.cli import options as shared
-from qcompress.cli.console import write_result
-from qcompress.cli.tables import Table, as_json, as_markdown, as_text
+from qcompress.cli.console import wants_colour, width, write_result
 
 
 @click.command(context_settings=shared.CONTEXT)
@@ -14,9 +13,7 @@ from qcompress.cli.tables import Table, as_json, as_markdown, as_text
 def operators(format: str) -> None:
     """List the ONNX operators that can be compressed, and in which forms."""
     from qcompress.operators import support_rows
+    from qcompress.report import render_table
 
-    table = Table(("operator", "forms", "remark"), tuple(support_rows()))
-    if format == "json":
-        write_result(as_json([dict(zip(table.columns, row, strict=True)) for row in table.rows]))
-    else:
-        write_result(as_markdown(table) if format == "markdown" else as_text([table]))
+    columns = ("operator", "forms", "remark")
+    write_result(render_table("", columns, support_rows(), format, width=width(), color=wants_colour()))

@@ -303,7 +303,7 @@ def _set_talk(context: click.Context, parameter: click.Parameter, wanted: bool) 
     if wanted:
         setattr(talk, str(parameter.name), True)
     if talk.quiet and talk.verbose:
-        raise UsageError("--quiet and --verbose do not go together", "choose one")
+        raise click.UsageError("--quiet and --verbose do not go together", context)
 
 
 def talk_options(function: Command) -> Command:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, TextIO
 
-from qcompress.cli.console import write_result
+from qcompress.cli.console import wants_colour, width, write_result
 from qcompress.cli.guard import Talk
 from qcompress.cli.options import ReportChoice
-from qcompress.cli.paths import REPORT_FORMATS, write_text
 from qcompress.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -20,12 +19,13 @@ def deliver(report: Report, choice: ReportChoice, talk: Talk, stream: TextIO | N
 
     ``stream`` takes the place of stdout when the model itself went there.
     """
-    from qcompress.report import render
+    from qcompress.report import RenderOptions, render, write_report
 
     for path in choice.report:
-        write_text(path, render(report, REPORT_FORMATS[path.suffix.lower()]))
+        write_report(report, path)
     if wanted(choice.format, talk):
-        text = render(report, choice.format)
+        look = RenderOptions(width(), wants_colour() and stream is None, talk.verbose)
+        text = render(report, choice.format, look)
         if stream is None:
             write_result(text)
         else:

@@ -9,9 +9,6 @@ from pathlib import Path
 
 from qcompress.errors import OutputError, UsageError
 
-REPORT_FORMATS = {".json": "json", ".md": "markdown", ".txt": "table"}
-"""The suffix of a report file decides its form."""
-
 
 def existing(*sources: str | Path | None) -> list[Path]:
     """Those of the sources that are files or folders (data may also be ``random`` or ``module:function``)."""
@@ -51,15 +48,16 @@ def check_targets(targets: Sequence[Path], inputs: Iterable[Path]) -> None:
         _check_writable(target)
 
 
-def check_report_suffixes(reports: Iterable[Path]) -> None:
+def check_report_names(reports: Iterable[Path]) -> None:
     """Make sure that the form of each report file is known.
 
     Raises:
         UsageError: another suffix.
     """
+    from qcompress.report import format_of
+
     for path in reports:
-        if path.suffix.lower() not in REPORT_FORMATS:
-            raise UsageError(f"--report {path}: unknown suffix {path.suffix!r}", f"use one of {', '.join(REPORT_FORMATS)}")
+        format_of(path)
 
 
 def write_text(target: Path, text: str) -> None:

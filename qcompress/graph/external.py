@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 from onnx.external_data_helper import uses_external_data
 
 from qcompress.errors import ModelError
@@ -81,11 +83,23 @@ def _check_extent(tensor: onnx.TensorProto, file: Path, path: Path) -> None:
         raise ModelError(
             f"{path}: tensor {tensor.name!r} has an unreadable external offset", "export the model again"
         ) from error
+    if "length" not in entries:
+        length = _stored_bytes(tensor, path)
     if offset < 0 or length < 0 or offset + length > file.stat().st_size:
         raise ModelError(
             f"{path}: external data file {file.name!r} is too short for tensor {tensor.name!r}",
             "it is truncated; copy it again",
         )
+
+
+def _stored_bytes(tensor: onnx.TensorProto, path: Path) -> int:
+    """Bytes that the shape and the element type ask for, when the file does not say how many there are."""
+    try:
+        return math.ceil(math.prod(tensor.dims) * ir.DataType(tensor.data_type).bitwidth / 8)
+    except (ValueError, TypeError) as error:  # no such element type, or one without a width
+        raise ModelError(
+            f"{path}: tensor {tensor.name!r} cannot have external data of its type", "export the model again"
+        ) from error
 
 
 def _in_graph(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

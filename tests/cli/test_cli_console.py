@@ -10,7 +10,6 @@ from rich.progress import Progress as Bars
 
 from qcompress.cli.console import BarProgress, LineProgress, open_progress
 from qcompress.cli.guard import Talk
-from qcompress.cli.tables import Table, as_markdown, as_text
 from qcompress.progress import SILENT
 
 
@@ -54,14 +53,3 @@ def test_notes_are_not_taken_for_markup() -> None:
     with Bars(console=Console(file=stream, width=80)) as bars:
         BarProgress(bars).note("kept [bold]layer[/bold]")
     assert "kept [bold]layer[/bold]" in stream.getvalue()
-
-
-def test_tables_off_a_terminal_are_plain_and_uncut() -> None:
-    text = as_text([Table(("name", "bytes"), (("x" * 300, "1"), ("[red]y[/red]", "20")), right=frozenset({"bytes"}))])
-    assert "x" * 300 in text
-    assert "[red]y[/red]" in text
-    assert "\x1b" not in text
-
-
-def test_markdown_escapes_bars() -> None:
-    assert as_markdown(Table(("a", "b"), (("1|2", "3"),))) == "| a | b |\n| --- | --- |\n| 1\\|2 | 3 |"

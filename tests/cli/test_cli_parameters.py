@@ -17,7 +17,7 @@ from qcompress.types import QuantScheme
 
 def parsed(name: str, *words: str) -> dict[str, object]:
     """The option values of a command, as click parses the words."""
-    context = click.Context(main, info_name="qcompress")
+    context = click.Context(main, info_name="qcompress", **main.context_settings)
     command = main.get_command(context, name)
     assert command is not None
     return command.make_context(name, list(words), parent=context).params
@@ -158,7 +158,7 @@ def test_options_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_is_explained(name: str) -> None:
-    command = main.get_command(click.Context(main), name)
+    command = main.get_command(click.Context(main, **main.context_settings), name)
     assert command is not None
     assert command.help
     for parameter in command.params:
