@@ -68,24 +68,24 @@ def collect(
     observers = Observers(model.opset, SUBSAMPLE * min(first.samples, SAMPLES_AT_ONCE), _float_tensors(model))
     observe(needs.ranges, needs.moments, observers)
     ranges = [RangeAccumulator(tensor) for tensor in sorted(needs.ranges)]
-    means = {tensor: MeanAccumulator(tensor, axis, "mean") for tensor, axis in sorted(needs.moments.items())}
-    seconds = {tensor: MeanAccumulator(tensor, axis, "second_moment") for tensor, axis in sorted(needs.moments.items())}
+    means = [MeanAccumulator(tensor, axis, "mean") for tensor, axis in sorted(needs.moments.items())]
+    seconds = [MeanAccumulator(tensor, axis, "second_moment") for tensor, axis in sorted(needs.moments.items())]
     shapes: dict[str, tuple[int, ...]] = {}
     samples = 0
     for found, where in _run(_open(model, observers, settings), observers.outputs, batches, settings, progress):
         here = {tensor: _shape(found, tensor) for tensor in needs.ranges | needs.moments.keys()}
         shapes = shapes or here
-        for accumulator in (*means.values(), *seconds.values()):  # first: they stand in for the sum in finding NaN
-            accumulator.update(found, here[accumulator.tensor], where.text)
-        for accumulator in ranges:
-            accumulator.update(found, math.prod(here[accumulator.tensor]), where.text)
+        for moment in (*means, *seconds):  # before the ranges: the means stand in for the sum in finding NaN
+            moment.update(found, here[moment.tensor], where.text)
+        for observed in ranges:
+            observed.update(found, math.prod(here[observed.tensor]), where.text)
         samples = where.last
-    records = {accumulator.tensor: accumulator.record() for accumulator in ranges}
+    records = {observed.tensor: observed.record() for observed in ranges}
     estimate = RANGE_METHODS[settings.method]
     return Statistics(
         ranges={tensor: estimate(record, settings.scheme) for tensor, record in records.items() if record is not None},
-        means={tensor: accumulator.mean for tensor, accumulator in means.items()},
-        second_moments={tensor: accumulator.mean for tensor, accumulator in seconds.items()},
+        means={moment.tensor: moment.mean for moment in means},
+        second_moments={moment.tensor: moment.mean for moment in seconds},
         shapes=dict(sorted(shapes.items())),
         samples=samples,
     )

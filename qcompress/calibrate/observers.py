@@ -10,6 +10,7 @@ so the two observers share what they can.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
@@ -23,7 +24,7 @@ PREFIX = "qcompress.calibrate/"
 SUBSAMPLE = 1024
 """Values of a tensor that leave the runtime per sample, at most."""
 
-MOMENT_VALUES = 16
+MOMENT_VALUES = 32
 """Times SUBSAMPLE: values of a tensor that its second moments are made of, at most."""
 
 LARGEST_RATIO = 1 << 18
@@ -158,12 +159,13 @@ class Observers:
 def steps(factor: int) -> Array:
     """(LARGEST_RATIO,), int64: for each number of times that ``limit`` goes into a size, the step that leaves ``factor`` times.
 
-    1, and then the next prime of at least 7: it shares no factor with rows or channels, which come in multiples of 2, 3
-    and 5, so that walking through a tensor with it visits all of them.
+    1, and then the next prime: it shares no factor with most numbers of columns and channels, so that walking through a
+    tensor with it visits all of them. Channels come in multiples of 2, 3 and 5, so a walk that crosses channels (factor 1)
+    begins at 7.
     """
     sieve = np.ones(2 * LARGEST_RATIO, bool)
-    sieve[:7] = False
-    for number in range(2, int(np.sqrt(sieve.size)) + 1):
+    sieve[: 7 if factor == 1 else 2] = False
+    for number in range(2, math.isqrt(sieve.size) + 1):
         sieve[number * number :: number] = False
     primes = np.flatnonzero(sieve)
     ratios = np.arange(LARGEST_RATIO) // factor
