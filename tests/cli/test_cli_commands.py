@@ -76,7 +76,7 @@ def test_the_three_forms_tell_the_same(mlp: Sample, tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("r.json", "r.md", "r.txt")]
     words = [word for file in files for word in ("--report", file)]
     result = done(*quick(mlp, tmp_path / "a.onnx", *words, "--format", "json"))
-    texts = [file.read_text() for file in files]
+    texts = [file.read_text().replace("\\_", "_") for file in files]
     assert json.loads(result.stdout) == json.loads(texts[0])
     assert all("hidden_weight" in text for text in texts)
     assert "|" in texts[1]
@@ -121,7 +121,7 @@ def test_the_model_in_a_pipe_is_the_model_in_a_file(mlp: Sample, tmp_path: Path,
     piped = command(*quick(mlp, "-", "--report", tmp_path / "r.json"), text=False)
     assert piped.returncode == 0, piped.stderr
     assert piped.stdout == (tmp_path / "file.onnx").read_bytes()
-    assert b"hidden_weight" in piped.stderr
+    assert b"hidden_bias" in piped.stderr
     assert json.loads((tmp_path / "r.json").read_text())["target"] == "-"
 
 
