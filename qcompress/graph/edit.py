@@ -159,6 +159,14 @@ def bypass(node: ir.Node, source: ir.Value) -> None:
         graph.remove(node, safe=True)
 
 
+def take_over(node: ir.Node, source: ir.Value) -> None:
+    """Remove a one-output node whose place ``source`` takes, its name too: plans know tensors by name."""
+    (output,) = node.outputs
+    name = output.name
+    bypass(node, source)
+    output.name, source.name = None, name
+
+
 def node_graphs(node: ir.Node) -> list[ir.Graph]:
     """The bodies of an If, Loop or Scan node."""
     graphs: list[ir.Graph] = []

@@ -11,7 +11,7 @@ import numpy as np
 
 from qcompress.decisions import Quantize
 from qcompress.graph import Graph, Node, Value
-from qcompress.graph.edit import FLOAT, bypass
+from qcompress.graph.edit import FLOAT, take_over
 from qcompress.operators import Layer
 from qcompress.rewrite.context import Context, encode, stored_bytes
 
@@ -45,7 +45,7 @@ def _write_product(context: Context, node: Node, weight: Value, weight_scale: Va
     if bias is not None:
         steps.append(editor.node("Add", [steps[-1], bias], f"{name}_biased"))
     editor.place_before(node, steps)
-    bypass(node, steps[-1])
+    take_over(node, steps[-1])
 
 
 def _quantized_input(context: Context, node: Node, source: Value) -> tuple[Value, Value, Value]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qcompress.decisions import Quantize
 from qcompress.graph import Graph, Node, Value
-from qcompress.graph.edit import FLOAT, bypass
+from qcompress.graph.edit import FLOAT, take_over
 from qcompress.operators import Layer
 from qcompress.rewrite.context import Context, encode, stored_bytes
 from qcompress.types import PerTensor, QuantizedTensor
@@ -48,5 +48,5 @@ def gather_rows(
         steps.append(factor)
     steps.append(editor.node("Mul", [steps[1], factor], f"{rows}_rows"))
     editor.place_before(node, steps)
-    bypass(node, steps[-1])
+    take_over(node, steps[-1])
     return codes, scale
