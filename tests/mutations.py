@@ -8,6 +8,9 @@ from pathlib import Path
 
 import onnx
 
+from qcompress.errors import QcompressError
+from qcompress.pipeline import inspect_model
+
 EXTREMES = (0, -1, 1, 2**31 - 1, -(2**31), 2**62, -(2**63), 255, 1000)
 """Integers that break arithmetic which trusts the file."""
 
@@ -199,10 +202,6 @@ STRUCTURED: tuple[Callable[[onnx.ModelProto, random.Random], None], ...] = (_ten
 
 def attempt(path: Path) -> str:
     """Load and inspect the file; the first words of the refusal, or ``loaded``. Anything but our own errors escapes."""
-    from qcompress.pipeline import inspect_model
-
-    from qcompress.errors import QcompressError
-
     try:
         inspect_model(path)
     except QcompressError as error:

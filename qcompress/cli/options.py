@@ -222,7 +222,7 @@ run_options = bundle(
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
         default=0.25,
         show_default=True,
-        help="Part of --data kept for measuring when there is no --eval-data.",
+        help="Part of --data kept for choosing forms and, without --eval-data, for measuring.",
     ),
     click.option("--eval-samples", type=click.IntRange(1), metavar="N", help="Measure on at most N samples."),
     click.option("--metric", metavar="MODULE:FUNCTION", help="Your own score of (outputs, labels); higher is better."),

@@ -42,7 +42,9 @@ def worker(model: Path, first: int, folder: Path) -> None:
         try:
             outcome = attempt(damaged)
         except BaseException:
-            print(f"escaped\t{seed}\t{traceback.format_exc()!r}", flush=True)
+            lines = [line.strip() for line in traceback.format_exc().splitlines()]
+            where = next((line for line in reversed(lines) if line.startswith("File ")), "")
+            print(f"escaped\t{seed}\t{lines[-1][:200]} at {where}", flush=True)
         else:
             print(f"fine\t{outcome == 'loaded'}\t{time.perf_counter() - start:.3f}", flush=True)
 
@@ -96,8 +98,12 @@ def main() -> int:
                 found += run_batch(model, first, Path(folder), counts)
             first += BATCH
     print(", ".join(f"{name} {count}" for name, count in sorted(counts.items())), f"seeds {options.seed}..{first - 1}")
+    kinds: dict[str, list[str]] = {}
     for line in found:
-        print(line)
+        place, _, what = line.partition(": ")
+        kinds.setdefault(what, []).append(place)
+    for what, places in sorted(kinds.items(), key=lambda item: -len(item[1])):
+        print(f"{len(places)} x {what}\n    {', '.join(places[:5])}")
     return 1 if found else 0
 
 
