@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= auto
 READY := $(VENV)/.ready
+MODEL ?= sample_models/digits_cnn.onnx
+FEEDS ?= out/feeds.npz
 export ORT_DISABLE_TELEMETRY := 1  # for the scripts that use onnxruntime directly; qcompress turns it off itself
 
 .DEFAULT_GOAL := help
@@ -39,8 +41,12 @@ format: $(READY) ## Format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(READY) ## Measure time and memory (some minutes; prints figures)
-	for file in tests/bench/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+bench: $(READY) out/feeds.npz ## Calibration beside plain inference and the stock tool: time and memory (MODEL=, FEEDS=)
+	$(BIN)/python tests/bench/calibration.py $(MODEL) --data $(FEEDS) --stock --long
+
+out/feeds.npz: sample_models/digits_cnn.calib.npz $(READY)
+	@mkdir -p out
+	$(BIN)/python -c "import numpy as np; z = np.load('$<'); np.savez('$@', **{k: z[k][:, None] for k in z.files})"
 
 zoo: $(READY) ## Compress every sample model and show one line each
 	$(BIN)/python tests/bench/zoo.py sample_models
