@@ -86,6 +86,7 @@ def load_model(path: Path | str) -> Model:
     except Exception as error:  # a parsable protobuf can still describe an impossible graph
         raise ModelError(f"{path}: the graph cannot be read: {first_words(error)}", "export the model again") from error
     check_proto(proto, path)
+    check_stored(content, path)
     return Model(content, path)
 
 
@@ -124,6 +125,28 @@ def check_proto(proto: onnx.ModelProto, path: Path) -> None:
             onnx.checker.check_model(str(path))
     except Exception as error:  # the checker raises its own class, and others for broken attributes
         raise ModelError(f"{path}: the ONNX checker refuses it: {first_words(error)}", "export the model again") from error
+
+
+def check_stored(content: ir.Model, path: Path) -> None:
+    """Make sure that every tensor in the file holds as many bytes as its shape and type say; the checker does not.
+
+    Raises:
+        ModelError: one does not.
+    """
+    for tensor in stored_tensors(content):
+        if not isinstance(tensor, ir.serde.TensorProtoTensor):
+            continue  # external data was checked against its file
+        try:
+            if tensor.raw.HasField("raw_data"):
+                fits = len(tensor.raw.raw_data) == tensor.nbytes
+            else:
+                fits = tensor.numpy().size == tensor.size
+        except Exception:  # reading what does not fit together raises many unrelated classes
+            fits = False
+        if not fits:
+            raise ModelError(
+                f"{path}: the bytes of tensor {tensor.name!r} do not fit its shape and type", "the file is damaged"
+            )
 
 
 def save_model(model: Model, target: Path) -> None:
