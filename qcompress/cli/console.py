@@ -153,8 +153,10 @@ def _bars() -> RichProgress:
         """Units per second."""
 
         def render(self, task: BarTask) -> Text:
-            """The speed once there is one."""
-            unit, speed = task.fields["unit"], task.finished_speed or task.speed
+            """The speed of late; of the whole stage once it is done."""
+            unit, speed = task.fields["unit"], task.speed
+            if task.finished_time:
+                speed = task.completed / task.finished_time
             return Text(f"{speed:.1f} {unit}/s" if unit and speed else "")
 
     return Bars(

@@ -191,13 +191,21 @@ class RunChoice:
     latency: bool
 
     def load(self, data: DataOptions, discard_on_fail: bool = False) -> RunOptions:
-        """The options of the pipeline."""
+        """The options of the pipeline.
+
+        Raises:
+            UsageError: the metric is not written as module:function.
+            DataError: there is no such metric; better told now than after the calibration.
+        """
+        from qcompress.data import load_metric
         from qcompress.pipeline import RunOptions
 
         if self.metric is not None and ":" not in self.metric:
             raise UsageError(
                 f"--metric {self.metric!r} is not module:function", "write for example --metric my_metrics:bleu"
             )
+        if self.metric is not None:
+            load_metric(self.metric)
         options = RunOptions(
             threads=self.threads,
             held_out=self.held_out,

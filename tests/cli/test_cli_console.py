@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress as Bars
 
-from qcompress.cli.console import BarProgress, LineProgress, open_progress
+from qcompress.cli.console import BarProgress, LineProgress, _bars, open_progress
 from qcompress.cli.guard import Talk
 from qcompress.progress import SILENT
 
@@ -53,3 +53,18 @@ def test_notes_are_not_taken_for_markup() -> None:
     with Bars(console=Console(file=stream, width=80)) as bars:
         BarProgress(bars).note("kept [bold]layer[/bold]")
     assert "kept [bold]layer[/bold]" in stream.getvalue()
+
+
+def test_a_finished_bar_tells_the_speed_of_the_whole_stage() -> None:
+    clock = iter(range(0, 1000, 2))
+    stream = StringIO()
+    bars = _bars()
+    bars.get_time = lambda: float(next(clock))
+    bars.live.console = Console(file=stream, width=120, force_terminal=True)
+    progress = BarProgress(bars)
+    with progress.stage("Measuring", 8, "samples") as stage:
+        stage.advance(8)
+    (task,) = bars.tasks
+    assert task.finished_time is not None
+    speed = bars.columns[3](task)
+    assert str(speed) == f"{8 / task.finished_time:.1f} samples/s"
