@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from qcompress import __version__
-from qcompress.calibrate import CalibrationSettings, MeansRequest, collect, collect_means
-from qcompress.data import DataOptions, Dataset, load_metric, open_dataset
-from qcompress.decisions import CompressionPlan, Keep, Quantize
+from qcompress.data import DataOptions, Dataset, Parts, cut, load_metric, open_dataset
+from qcompress.decisions import CompressionPlan
 from qcompress.errors import NothingToCompressError, OutputError, RecipeError
-from qcompress.graph import Model, load_model, model_files, save_model
+from qcompress.graph import Model, digest, load_model, model_files, save_model
 from qcompress.graph.opset import raise_opset
 from qcompress.graph.passes import prepare
 from qcompress.measure import (
@@ -27,17 +25,16 @@ from qcompress.measure import (
     measure_latency,
     measure_size,
 )
-from qcompress.operators import Layer, find_layers
-from qcompress.plan.choose import PREFERENCES, WEIGHTS, Preference, choose_forms, static_nodes
-from qcompress.plan.fit import fit_activations, fit_weights, needs_of, shift_probes
-from qcompress.plan.placement import Placement, Shapes, place
-from qcompress.plan.shapes import observe_shapes
+from qcompress.operators import find_layers
+from qcompress.plan.choose import PREFERENCES, choose_forms
+from qcompress.plan.coverage import as_decisions, coverage
+from qcompress.planning import make_plan
 from qcompress.progress import SILENT, Progress
 from qcompress.recipe import Recipe, load_recipe
 from qcompress.results import AccuracyReport, DataFacts, Gates, LatencyReport, Report, WeightRow
 from qcompress.rewrite import apply_plan
 from qcompress.runtime import SessionSettings, version
-from qcompress.types import Feed, Form, TensorSignature
+from qcompress.types import Feed, TensorSignature
 
 OPSET = 13
 """The first operator set with a scale per channel in DequantizeLinear."""
@@ -78,15 +75,6 @@ class Inspection:
     estimated_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """The data, cut so that nothing is scored on what it was fitted or chosen on."""
-
-    fit: Dataset
-    choose: Dataset | None
-    report: Dataset | None
-
-
 def compress(
     source: Path | str,
     target: Path | str,
@@ -109,14 +97,12 @@ def compress(
     parts = open_parts(prepared, data, options)
     evaluation = open_evaluation(prepared, eval_data, parts, options)
     if plan is None:
-        plan = make_plan(prepared, recipe, parts, options, progress)
+        plan = make_plan(prepared, recipe, parts, options.threads, progress)
     elif plan.source != digest(source):
         raise RecipeError("the plan was made for another model", f"make it again: qcompress plan {source}")
-    layers = find_layers(prepared)
-    before = {layer.name: row_of(layer, plan.weights[layer.name]) for layer in layers if layer.name in plan.weights}
-    sizes = apply_plan(plan, prepared, progress)
-    coverage = tuple(_finished(row, sizes) for row in before.values())
-    if not sizes:
+    rows = coverage(find_layers(prepared), plan.weights)
+    apply_plan(plan, prepared, progress)
+    if not any(row.form for row in rows):
         raise NothingToCompressError(f"{source}: no weight can be compressed", "qcompress inspect says why")
     with TemporaryDirectory(prefix=".qcompress-", dir=_folder(target)) as folder:
         written = Path(folder) / target.name
@@ -136,7 +122,7 @@ def compress(
             latency=latency,
             accuracy=accuracy,
             kernels=measure_kernels(written, SessionSettings(threads=options.threads)),
-            coverage=coverage,
+            coverage=rows,
             gates=check_gates(recipe.gates, size, latency, accuracy),
             notes=plan.notes,
             versions=versions(),
@@ -162,7 +148,7 @@ def plan_compression(
     options = options or RunOptions()
     recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
     prepared = load_prepared(Path(source))
-    return make_plan(prepared, recipe, open_parts(prepared, data, options), options, progress)
+    return make_plan(prepared, recipe, open_parts(prepared, data, options), options.threads, progress)
 
 
 def compare_models(
@@ -215,10 +201,7 @@ def inspect_model(source: Path | str, recipe: Recipe | str = "int8") -> Inspecti
     model = prepared_from(raw)
     layers = find_layers(model)
     chosen = choose_forms(layers, PREFERENCES[recipe.mode][0], recipe, {})
-    rows = [
-        row_of(layer, form if isinstance(form, Keep) else Quantize(form, recipe.weights))
-        for layer, form in _pairs(layers, chosen)
-    ]
+    rows = coverage(layers, as_decisions(chosen, recipe.weights))
     taken = [row for row in rows if row.form]
     before, after = sum(row.bytes_before for row in taken), sum(row.bytes_after for row in taken)
     return Inspection(
@@ -231,7 +214,7 @@ def inspect_model(source: Path | str, recipe: Recipe | str = "int8") -> Inspecti
         inputs=raw.inputs,
         outputs=raw.outputs,
         operators=dict(sorted(operators.items())),
-        weights=tuple(rows),
+        weights=rows,
         compressible_bytes=before,
         estimated_bytes=file_bytes - before + after,
     )
@@ -249,97 +232,9 @@ def prepared_from(model: Model) -> Model:
     return model
 
 
-def make_plan(model: Model, recipe: Recipe, parts: Parts | None, options: RunOptions, progress: Progress) -> CompressionPlan:
-    """Try the recipe's preferences in order until the outputs are close enough; the last is taken in any case."""
-    layers = find_layers(model)
-    if parts is None:
-        return _plan(
-            model,
-            layers,
-            recipe,
-            WEIGHTS if recipe.mode.value != "dynamic" else PREFERENCES[recipe.mode][0],
-            None,
-            options,
-            progress,
-        )
-    shapes = observe_shapes(model, next(iter(parts.fit.batches())).feed)
-    preferences = PREFERENCES[recipe.mode]
-    for preference in preferences:
-        plan = _plan(model, layers, recipe, preference, (parts, shapes), options, progress)
-        if preference is preferences[-1] or parts.choose is None:
-            break
-        loss = _loss(model, plan, parts.choose, options, progress)
-        progress.note(f"{preference.title}: loss {loss:.4f}")
-        if loss <= 0.01:
-            break
-    return plan
-
-
-def _loss(model: Model, plan: CompressionPlan, data: Dataset, options: RunOptions, progress: Progress) -> float:
-    with TemporaryDirectory(prefix="qcompress-") as folder:
-        candidate = model.clone()
-        apply_plan(plan, candidate)
-        path = Path(folder) / "candidate.onnx"
-        save_model(candidate, path)
-        report = measure_accuracy(model.path, path, data, None, AccuracySettings(options.threads), progress)
-    print([(a.name, a.cosine and a.cosine.value, a.sqnr_db, a.top1 and a.top1.value) for a in report.agreement])
-    return max(1.0 - (a.cosine.value if a.cosine else 1.0) for a in report.agreement)
-
-
-def _plan(
-    model: Model,
-    layers: Sequence[Layer],
-    recipe: Recipe,
-    preference: Preference,
-    known: tuple[Parts, Shapes] | None,
-    options: RunOptions,
-    progress: Progress,
-) -> CompressionPlan:
-    shapes: Shapes = known[1] if known else {}
-    chosen = choose_forms(layers, preference, recipe, shapes)
-    statistics = None
-    placement = Placement((), (), {})
-    if known is not None:
-        parts = known[0]
-        placement = place(model, static_nodes(model, layers, chosen, recipe.mode), shapes)
-        needs = needs_of(layers, chosen, placement, recipe)
-        settings = CalibrationSettings(recipe.ranges, recipe.activations, options.threads, parts.fit.samples)
-        statistics = collect(model, needs, parts.fit.batches(), settings, progress)
-    decisions = fit_weights(layers, chosen, statistics, recipe, progress)
-    shifts: dict[str, tuple[float, ...]] = {}
-    if known is not None and recipe.correct_bias:
-        probes = shift_probes(layers, decisions)
-        if probes.nodes:
-            data = known[0].fit.limit(64)
-            request = MeansRequest(probes.nodes, probes.constants, probes.channel_axes)
-            settings = CalibrationSettings(recipe.ranges, recipe.activations, options.threads, data.samples)
-            means = collect_means(model, request, data.batches(), settings, progress)
-            shifts = {probes.layers[name]: tuple(float(x) for x in mean) for name, mean in means.items()}
-    activations = fit_activations(placement, statistics, recipe) if statistics is not None else {}
-    return CompressionPlan(
-        source=digest(model.path),
-        recipe=recipe.name,
-        weights=decisions,
-        activation_scheme=recipe.activations,
-        activations=activations,
-        integer_nodes=placement.nodes,
-        bias_shifts=shifts,
-    )
-
-
 def open_parts(model: Model, data: str | None, options: RunOptions) -> Parts | None:
-    """Cut the data into what is fitted on, what chooses and what is measured on when there is no evaluation data."""
-    if data is None:
-        return None
-    dataset = open_dataset(data, model.inputs, options.data, output_names=tuple(output.name for output in model.outputs))
-    samples = dataset.samples
-    if samples is not None and samples < 4:
-        return Parts(dataset, None, None)
-    fit, held = dataset.split(options.held_out, options.data.seed)
-    if held.samples is not None and held.samples < 2:
-        return Parts(fit, None, held)
-    choose, report = held.split(0.5, options.data.seed + 1)
-    return Parts(fit, choose, report)
+    """The data cut into what is fitted on, what chooses and what is measured on when there is no evaluation data."""
+    return None if data is None else cut(_open(model, data, options), options.held_out, options.data.seed)
 
 
 def open_evaluation(model: Model, eval_data: str | None, parts: Parts | None, options: RunOptions) -> Dataset | None:
@@ -381,46 +276,8 @@ def _first_feeds(dataset: Dataset, count: int) -> list[Feed]:
     return feeds
 
 
-def row_of(layer: Layer, decision: Quantize | Keep) -> WeightRow:
-    """The coverage row of a weight, with an estimate of its bytes under a form."""
-    tensor = layer.weight.const_value
-    before = 0 if tensor is None else tensor.nbytes
-    nodes = tuple(dict.fromkeys(use.node.name or "" for use in layer.uses))
-    kinds = tuple(dict.fromkeys(use.node.op_type for use in layer.uses))
-    dtype = (
-        ""
-        if tensor is None
-        else tensor.dtype.name.lower().replace("float", "float32")
-        if tensor.dtype.name == "FLOAT"
-        else tensor.dtype.name.lower()
-    )
-    if isinstance(decision, Keep):
-        return WeightRow(layer.name, nodes, kinds, layer.shape, dtype, before, before, reason=decision.reason)
-    elements = before // 4
-    scales = layer.shape[layer.axis] if layer.axis is not None else 1
-    after = elements * decision.scheme.storage.itemsize + 4 * scales
-    return WeightRow(
-        layer.name,
-        nodes,
-        kinds,
-        layer.shape,
-        dtype,
-        before,
-        after,
-        decision.form.value,
-        str(decision.scheme),
-        float(decision.scheme.bits),
-    )
-
-
-def _finished(row: WeightRow, sizes: Mapping[str, int]) -> WeightRow:
-    from dataclasses import replace
-
-    return replace(row, bytes_after=sizes[row.weight]) if row.weight in sizes else row
-
-
-def _pairs(layers: Sequence[Layer], chosen: Mapping[str, Form | Keep]) -> list[tuple[Layer, Form | Keep]]:
-    return [(layer, chosen[layer.name]) for layer in layers]
+def _open(model: Model, spec: str, options: RunOptions) -> Dataset:
+    return open_dataset(spec, model.inputs, options.data, output_names=tuple(output.name for output in model.outputs))
 
 
 def _facts(parts: Parts | None, evaluation: Dataset | None, eval_data: str | None) -> DataFacts:
@@ -433,16 +290,6 @@ def _facts(parts: Parts | None, evaluation: Dataset | None, eval_data: str | Non
         random=bool(fit is not None and fit.random) or bool(evaluation is not None and evaluation.random),
         held_out=eval_data is None and evaluation is not None,
     )
-
-
-def digest(path: Path) -> str:
-    """SHA-256 over the model file and its external data."""
-    sha = hashlib.sha256()
-    for file in model_files(path):
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 22):
-                sha.update(block)
-    return sha.hexdigest()
 
 
 def versions() -> dict[str, str]:

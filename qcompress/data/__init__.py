@@ -17,6 +17,7 @@ from qcompress.data.metrics import (
 )
 from qcompress.data.opening import open_dataset
 from qcompress.data.options import Colour, DataOptions, ImageOptions, Layout, Limits, Resize
+from qcompress.data.parts import Parts, cut
 from qcompress.data.sources import SOURCES
 
 __all__ = [
@@ -29,11 +30,13 @@ __all__ = [
     "Layout",
     "Limits",
     "Metric",
+    "Parts",
     "Resize",
     "Scores",
     "accuracy_drop",
     "binary_threshold",
     "classification_scores",
+    "cut",
     "decide",
     "has_classes",
     "join_scores",

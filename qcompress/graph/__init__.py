@@ -2,7 +2,7 @@
 
 from onnx_ir import Graph, Node, Value
 
-from qcompress.graph.facts import NodeFacts, list_nodes, model_files, weight_bytes
+from qcompress.graph.facts import NodeFacts, digest, list_nodes, model_files, weight_bytes
 from qcompress.graph.model import Model, extend, load_model, save_model
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Node",
     "NodeFacts",
     "Value",
+    "digest",
     "extend",
     "list_nodes",
     "load_model",

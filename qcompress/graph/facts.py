@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,16 @@ def model_files(path: Path) -> list[Path]:
     """The model file and the files of its external data, sorted after it."""
     locations = {external_location(tensor) for tensor in external_tensors(read_proto(path))}
     return [path, *sorted(path.parent / location for location in locations)]
+
+
+def digest(path: Path) -> str:
+    """SHA-256 over the model file and its external data, in hexadecimal."""
+    sha = hashlib.sha256()
+    for file in model_files(path):
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                sha.update(block)
+    return sha.hexdigest()
 
 
 def _nodes_of(graph: onnx.GraphProto, outer: dict[str, str]) -> Iterator[NodeFacts]:

@@ -76,6 +76,12 @@ class Layer:
         tensor = self.weight.const_value
         return () if tensor is None else tuple(tensor.shape.numpy())
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of the weight as stored."""
+        tensor = self.weight.const_value
+        return 0 if tensor is None else int(tensor.nbytes)
+
     def scheme(self, wanted: QuantScheme) -> QuantScheme:
         """The wanted scheme on this weight's own axes; a channel of a recurrent weight is a row of each direction."""
         if isinstance(wanted.granularity, PerTensor) or self.axis is None:

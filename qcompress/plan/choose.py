@@ -21,6 +21,9 @@ from qcompress.types import Form
 FEW_ROWS = 32
 """Up to this many rows a product reads its weight for longer than it multiplies, and smaller codes are faster."""
 
+LEAST_SHARE = 1e-4
+"""A stored weight below this share of all bytes is kept: nothing to save, and such tables (two token types) are touchy."""
+
 STEM_CHANNELS = 4
 """A convolution of so few input channels is slower in integers (measured 0.47x on 3 channels)."""
 
@@ -51,6 +54,7 @@ PREFERENCES: dict[Mode, tuple[Preference, ...]] = {
 def choose_forms(layers: Sequence[Layer], preference: Preference, recipe: Recipe, shapes: Shapes) -> dict[str, Form | Keep]:
     """A form, or the reason to keep it, for every weight by name."""
     selected = _selection(layers, recipe)
+    least = sum(layer.bytes for layer in layers) * LEAST_SHARE
     chosen: dict[str, Form | Keep] = {}
     for layer in layers:
         if layer.reason:
@@ -58,7 +62,9 @@ def choose_forms(layers: Sequence[Layer], preference: Preference, recipe: Recipe
         elif layer.name not in selected:
             chosen[layer.name] = Keep("left out by the recipe's include and exclude")
         else:
-            chosen[layer.name] = _form(layer, preference, shapes)
+            form = _form(layer, preference, shapes)
+            trifle = layer.bytes < least and form not in (Form.STATIC, Form.DYNAMIC)
+            chosen[layer.name] = Keep("would save less than 0.01 % of the weights") if trifle else form
     return chosen
 
 
@@ -72,17 +78,18 @@ def static_nodes(model: Model, layers: Iterable[Layer], chosen: Mapping[str, For
     return [node for node in model.graph if node in wanted]
 
 
-def _form(layer: Layer, preference: Preference, shapes: Shapes) -> Form:
-    wanted = preference.convolution if layer.operator.op_type == "Conv" else preference.product
-    if wanted is Form.STATIC and (Form.STATIC not in layer.forms or is_stem(layer)):
-        wanted = Form.FOLDED if layer.operator.op_type == "Conv" else Form.WEIGHT_ONLY
-    if wanted is Form.DYNAMIC and Form.DYNAMIC not in layer.forms:
-        wanted = Form.WEIGHT_ONLY
+def stored_form(layer: Layer, shapes: Shapes) -> Form:
+    """The form of a layer that stays in float arithmetic."""
     if Form.GATHERED in layer.forms:
         return Form.GATHERED
-    if wanted is Form.WEIGHT_ONLY and (Form.WEIGHT_ONLY not in layer.forms or not _few_rows(layer, shapes)):
-        wanted = Form.FOLDED
-    return wanted
+    return Form.WEIGHT_ONLY if Form.WEIGHT_ONLY in layer.forms and _few_rows(layer, shapes) else Form.FOLDED
+
+
+def _form(layer: Layer, preference: Preference, shapes: Shapes) -> Form:
+    wanted = preference.convolution if layer.operator.op_type == "Conv" else preference.product
+    if wanted in layer.forms and wanted in (Form.STATIC, Form.DYNAMIC) and not is_stem(layer):
+        return wanted
+    return stored_form(layer, shapes)
 
 
 def is_stem(layer: Layer) -> bool:
