@@ -109,6 +109,14 @@ def test_a_binary_model_is_counted(write):
     assert found.drop.value == 0.25
 
 
+def test_the_float_model_decides_where_class_1_begins(write):
+    model = write("logit.onnx", "net (float[n, 1] x) => (float[n, 1] z) { z = Identity (x) }")
+    clipped = write("clipped.onnx", "net (float[n, 1] x) => (float[n, 1] z) { z = Relu (x) }")  # looks like probabilities
+    feed = np.array([[-2.0], [-0.5], [0.25], [0.75]], np.float32)
+    found = measure_accuracy(model, clipped, Batches((feed,), (np.array([0, 0, 1, 1]),)))
+    assert found.compressed_task.accuracy.value == 1.0
+
+
 def test_outputs_without_classes_lose_cosine(write):
     model = write("embed.onnx", "net (float[n, 3] x) => (float[n, 3] embedding) { embedding = Identity (x) }")
     other = write(

@@ -43,6 +43,18 @@ def test_products_of_activations_are_not_layers(write):
     assert found.float_layers == {"layer1": "MatMul"}
 
 
+def test_a_product_with_a_weight_dequantized_on_every_run_is_a_float_layer():
+    nodes = [
+        NodeFacts("dq", "DequantizeLinear", "", ("q", "s", ""), ("w",), ("int8", "float32")),
+        NodeFacts("stored", "MatMul", "", ("x", "w"), ("y",), ()),
+        NodeFacts("undo", "DequantizeLinear", "", ("a", "s"), ("b",), ("float32",)),
+        NodeFacts("activations", "MatMul", "", ("x", "b"), ("z",), ()),
+    ]
+    found = summarize(nodes, nodes)
+    assert found.float_layers == {"stored": "MatMul"}
+    assert found.conversions == 2
+
+
 def test_names_of_fused_and_reordered_nodes_lead_back_to_the_layer():
     original = [
         NodeFacts("conv", "Conv", "", ("x", "w"), ("c",), ("float32",)),
