@@ -13,6 +13,7 @@ FLOORS = (
     {"cli"},
     {"zoo"},
     {"pipeline"},
+    {"planning"},
     {"report", "rewrite", "plan", "calibrate", "measure"},
     {"quantize", "prune"},
     {"operators", "data"},
