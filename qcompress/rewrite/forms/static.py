@@ -19,7 +19,8 @@ def write_static(context: Context, layer: Layer, decision: Quantize) -> int:
     """Quantize the weight, and the bias in steps of input scale times weight scale."""
     least = [scale for use in layer.uses if (scale := _least_scale(context, use.node, layer)) is not None]
     quantized = encode(layer, decision, np.max(least, axis=0) if least else None)
-    decoded = dequantize(context.main, quantized, layer.name, len(layer.uses))
+    gemm = any(use.node.op_type == "Gemm" for use in layer.uses)
+    decoded = dequantize(context.main, quantized, layer.name, len(layer.uses), write_zeros=gemm)
     for use, value in zip(layer.uses, decoded, strict=True):
         context.main.place_before(use.node, [value])
         use.node.replace_input_with(use.index, value)
