@@ -16,7 +16,7 @@ from qcompress.calibrate.ranges.record import TensorRecord, with_zero
 from qcompress.types import Array, QuantScheme, TensorRange
 
 FLOOR = 1e-4
-"""Counts that stand for a bin of Q that is empty where P is not; the divergence would be infinite."""
+"""The count that stands for an empty bin of Q where P is not empty; the divergence would be infinite."""
 
 
 def entropy(record: TensorRecord, scheme: QuantScheme) -> TensorRange:
@@ -55,8 +55,11 @@ def _divergences(counts: Array, clips: Array, levels: int) -> Array:
     expected = inside.copy()
     expected[:, -1] += outside  # P counts what is clipped in its last bin
     log_p = logs[clips] - last * np.log(np.maximum(last, 1.0)) + (last + outside) * np.log(np.maximum(last + outside, 1.0))
-    spread = np.maximum(inside, FLOOR) / np.maximum(occupied, 1.0) / np.maximum(mass[clips], FLOOR)[:, None]
-    cross = (expected * np.log(spread)).sum(axis=1)
+    spread = np.maximum(inside, 1.0) / np.maximum(occupied, 1.0) / np.maximum(mass[clips], 1.0)[:, None]
+    # Q has nothing in an empty last bin, where P has all that is clipped.
+    alone = np.where(last == 0, outside, 0.0)
+    expected[:, -1] -= alone
+    cross = (expected * np.log(spread)).sum(axis=1) + alone * np.log(FLOOR / np.maximum(mass[clips], 1.0))
     return np.asarray((log_p - cross) / total - np.log(total))
 
 

@@ -51,7 +51,23 @@ def mse(record: TensorRecord, scheme: QuantScheme) -> TensorRange:
         if errors[index] < least:
             best, least = TensorRange(float(lows[index]), float(highs[index])), float(errors[index])
         span /= CANDIDATES - 1
-    return best if least < limit else full
+    if least >= limit:
+        return full
+    # The formula takes rounding errors as uniform, which coarse steps on a narrow peak are not: compare what really happens.
+    return best if _rounded_error(record.histogram, best, scheme) < _rounded_error(record.histogram, full, scheme) else full
+
+
+def _rounded_error(histogram: Histogram, found: TensorRange, scheme: QuantScheme) -> float:
+    """Summed squared error of the middles of the bins after rounding to the codes of a range."""
+    low, high = found.low, found.high
+    if scheme.symmetric:
+        low, high = -max(-low, high), max(-low, high)
+    if low == high:
+        return float((histogram.counts * histogram.centers**2).sum())
+    step = (high - low) / (scheme.qmax - scheme.qmin)
+    zero = np.rint(-low / step)  # 0 is a code
+    codes = np.clip(np.rint(histogram.centers / step), -zero, scheme.qmax - scheme.qmin - zero)
+    return float((histogram.counts * (histogram.centers - codes * step) ** 2).sum())
 
 
 def _candidates(full: TensorRange, best: TensorRange, span: float, symmetric: bool) -> tuple[Array, Array]:
