@@ -32,7 +32,7 @@ def deliver(report: Report, choice: ReportChoice, talk: Talk, stream: TextIO | N
             print(text, file=stream)
     for gate in report.gates:
         if not gate.passed:
-            print(f"qcompress: gate failed: {gate.message}", file=sys.stderr)
+            print(f"qcompress: gate failed: {gate.message}", file=sys.stderr, flush=True)
     return report.exit_code
 
 
