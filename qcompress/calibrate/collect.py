@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, repeat
 from typing import Protocol
 
 from qcompress.calibrate.accumulators import MeanAccumulator, RangeAccumulator
@@ -17,6 +20,13 @@ from qcompress.progress import Progress
 from qcompress.recipe import RangeMethod
 from qcompress.runtime import Session, SessionSettings, open_session
 from qcompress.types import Array, Feed, NodeSpec, QuantScheme, Statistics, StatisticsNeeds
+
+AT_ONCE = 2
+"""Small feeds that run at the same time, each with its share of the threads: observers are many small nodes and reductions that
+one feed cannot spread over threads (measured on two threads: 1.3 times faster than one feed after the other)."""
+
+SMALL_FEED = 1 << 20
+"""Bytes of a feed up to which others run beside it; the activations of larger ones would take too much memory twice."""
 
 SAMPLES_AT_ONCE = 16
 """Samples of a feed for which the sub-sample grows; memory stays bounded however large the feeds are."""
@@ -55,7 +65,8 @@ def collect(
     Args:
         model: unchanged.
         needs: minimum and maximum of a range are exact, its distribution is taken from a sub-sample of each feed; means
-            are exact, second moments are taken from at most 65,536 values (or one position per channel) of each feed.
+            are exact, second moments are taken from at most 32,768 values (or one position per channel) of
+            each sample.
         batches: read once, in order.
         settings: the method that chooses the ranges, and the scheme they are for.
         progress: gets one stage, ``calibrate``.
@@ -72,7 +83,7 @@ def collect(
     seconds = [MeanAccumulator(tensor, axis, "second_moment") for tensor, axis in sorted(needs.moments.items())]
     shapes: dict[str, tuple[int, ...]] = {}
     samples = 0
-    for found, where in _run(_open(model, observers, settings), observers.outputs, batches, settings, progress):
+    for found, where in _run(model, observers, batches, settings, progress):
         here = {tensor: _shape(found, tensor) for tensor in needs.ranges | needs.moments.keys()}
         shapes = shapes or here
         for moment in (*means, *seconds):  # before the ranges: the means stand in for the sum in finding NaN
@@ -120,8 +131,7 @@ def collect_means(
         observers.shape(tensor)
         observers.means(tensor, axis)
     means = [MeanAccumulator(tensor, axis, "mean") for tensor, axis in sorted(request.channel_axes.items())]
-    _, batches = _peek(batches)
-    for found, where in _run(_open(model, observers, settings), observers.outputs, batches, settings, progress):
+    for found, where in _run(model, observers, batches, settings, progress):
         for accumulator in means:
             accumulator.update(found, _shape(found, accumulator.tensor), where.text)
     return {accumulator.tensor: accumulator.mean for accumulator in means}
@@ -148,25 +158,42 @@ def _peek(batches: Iterable[Batch]) -> tuple[Batch, Iterable[Batch]]:
     return first, chain([first], iterator)
 
 
-def _open(model: Model, observers: Observers, settings: CalibrationSettings) -> Session:
+def _open(model: Model, observers: Observers, settings: CalibrationSettings, at_once: int) -> Session:
     extended = extend(model, observers.nodes, observers.constants, observers.outputs)
-    return open_session(extended, SessionSettings(threads=settings.threads, early_release=True))
+    threads = max(1, _threads(settings) // at_once)
+    return open_session(extended, SessionSettings(threads=threads, early_release=True))
+
+
+def _at_once(first: Batch, settings: CalibrationSettings) -> int:
+    small = sum(array.nbytes for array in first.feed.values()) <= SMALL_FEED
+    return AT_ONCE if small and _threads(settings) >= AT_ONCE else 1
 
 
 def _run(
-    session: Session,
-    outputs: Sequence[str],
-    batches: Iterable[Batch],
-    settings: CalibrationSettings,
-    progress: Progress,
+    model: Model, observers: Observers, batches: Iterable[Batch], settings: CalibrationSettings, progress: Progress
 ) -> Iterator[tuple[dict[str, Array], _Position]]:
-    """What the observers found in each batch."""
+    """What the observers found in each batch, in the order of the batches."""
+    first, batches = _peek(batches)
+    at_once = _at_once(first, settings)
+    session = _open(model, observers, settings, at_once)
     done = 0
-    with progress.stage("calibrate", settings.total, "samples") as stage:
-        for batch in batches:
-            yield session.run(batch.feed, outputs), _Position(done + 1, done + batch.samples)
-            done += batch.samples
-            stage.advance(batch.samples)
+    running: deque[tuple[Future[dict[str, Array]], int]] = deque()
+    with progress.stage("calibrate", settings.total, "samples") as stage, ThreadPoolExecutor(at_once) as pool:
+        for batch in chain(batches, repeat(None)):
+            if batch is not None:
+                running.append((pool.submit(session.run, batch.feed, observers.outputs), batch.samples))
+                if len(running) < at_once:
+                    continue
+            if not running:
+                return
+            future, samples = running.popleft()
+            yield future.result(), _Position(done + 1, done + samples)
+            done += samples
+            stage.advance(samples)
+
+
+def _threads(settings: CalibrationSettings) -> int:
+    return settings.threads or os.cpu_count() or 1
 
 
 def _shape(found: Mapping[str, Array], tensor: str) -> tuple[int, ...]:

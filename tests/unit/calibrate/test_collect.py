@@ -19,7 +19,7 @@ from qcompress.progress import SILENT
 from qcompress.recipe import RangeMethod
 from qcompress.types import NodeSpec, StatisticsNeeds
 
-MINMAX = CalibrationSettings(RangeMethod.MINMAX, threads=1)
+MINMAX = CalibrationSettings(RangeMethod.MINMAX, threads=2)
 TEXT = """
 <ir_version: 8, opset_import: ["": {opset}]>
 net (float[n, 3, h, w] x) => (float[n, 4, h, w] y) {{
