@@ -14,14 +14,14 @@ from qcompress.graph import Model, digest, save_model
 from qcompress.measure import AccuracySettings, measure_accuracy
 from qcompress.operators import Layer, find_layers
 from qcompress.plan.choose import PREFERENCES, Preference, choose_forms, static_nodes, stored_form
-from qcompress.plan.fit import fit_activations, fit_weights, needs_of, shift_probes
+from qcompress.plan.fit import fit_activations, fit_clips, needs_of, shift_probes
 from qcompress.plan.placement import Placement, Shapes, place
 from qcompress.plan.shapes import observe_shapes
 from qcompress.plan.worth import losing_nodes
 from qcompress.progress import Progress
 from qcompress.recipe import Mode, Recipe
 from qcompress.rewrite import apply_plan
-from qcompress.types import Form, StatisticsNeeds
+from qcompress.types import Form, Statistics, StatisticsNeeds
 
 OUTPUT_ERROR_LIMIT = 0.02
 """Share of an output's energy that may be error (17 dB). On eight development models every task metric stayed within a point
@@ -44,6 +44,15 @@ class Workplace:
     progress: Progress
 
 
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Forms and integer nodes that one preference leads to."""
+
+    preference: Preference
+    chosen: dict[str, Form | Keep]
+    placement: Placement
+
+
 def make_plan(model: Model, recipe: Recipe, parts: Parts | None, threads: int, progress: Progress) -> CompressionPlan:
     """Plan the compression of a prepared model; without data only forms that need none are used.
 
@@ -54,75 +63,99 @@ def make_plan(model: Model, recipe: Recipe, parts: Parts | None, threads: int, p
     """
     shapes = {} if parts is None else observe_shapes(model, next(parts.fit.batches()).feed)
     work = Workplace(model, find_layers(model), recipe, parts, shapes, threads, progress)
-    preferences = PREFERENCES[recipe.mode] if parts is not None else PREFERENCES[_without_data(recipe.mode)]
+    candidates = _candidates(work)
+    fitted = _fit(work, candidates)
     notes: list[str] = []
-    tried: list[dict[str, Form | Keep]] = []
-    for preference in preferences:
-        chosen, placement = _settle(work, preference)
-        if chosen in tried:
-            continue
-        tried.append(chosen)
-        plan = _fit(work, chosen, placement)
-        if preference is preferences[-1] or parts is None or parts.choose is None:
+    for candidate in candidates:
+        plan = _assemble(work, candidate, fitted)
+        if candidate is candidates[-1] or parts is None or parts.choose is None:
             break
         error = _output_error(work, plan, parts.choose.limit(CHOOSING_SAMPLES))
         if error <= OUTPUT_ERROR_LIMIT:
             break
-        notes.append(f"{preference.title}: left, {error:.1%} of an output's energy would be error")
+        notes.append(f"{candidate.preference.title}: not taken, {error:.1%} of an output's energy would be error")
         progress.note(notes[-1])
     return replace(plan, notes=tuple(notes))
 
 
-def _without_data(mode: Mode) -> Mode:
-    return Mode.DYNAMIC if mode is Mode.DYNAMIC else Mode.WEIGHTS
+def _candidates(work: Workplace) -> list[Candidate]:
+    """What the recipe's preferences lead to, in order, without repetitions."""
+    mode = work.recipe.mode
+    if work.parts is None and mode is not Mode.DYNAMIC:
+        mode = Mode.WEIGHTS
+    candidates: list[Candidate] = []
+    for preference in PREFERENCES[mode]:
+        candidate = _settle(work, preference)
+        if all(candidate.chosen != other.chosen for other in candidates):
+            candidates.append(candidate)
+    return candidates
 
 
-def _settle(work: Workplace, preference: Preference) -> tuple[dict[str, Form | Keep], Placement]:
+def _settle(work: Workplace, preference: Preference) -> Candidate:
     """Forms and integer nodes under a preference; in mode auto, regions that would be slower than float are given up."""
     chosen = choose_forms(work.layers, preference, work.recipe, work.shapes)
     if work.parts is None:
-        return chosen, Placement((), (), {})
-    placement = place(work.model, static_nodes(work.model, work.layers, chosen, work.recipe.mode), work.shapes)
-    losing = losing_nodes(work.model, placement, work.shapes) if work.recipe.mode is Mode.AUTO else set()
+        return Candidate(preference, chosen, Placement((), (), {}))
+    mode = work.recipe.mode
+    placement = place(work.model, static_nodes(work.model, work.layers, chosen, mode), work.shapes)
+    losing = losing_nodes(work.model, placement, work.shapes) if mode is Mode.AUTO else set()
     if losing:
         for layer in work.layers:
             if chosen[layer.name] is Form.STATIC and any(use.node.name in losing for use in layer.uses):
                 chosen[layer.name] = stored_form(layer, work.shapes)
-        placement = place(work.model, static_nodes(work.model, work.layers, chosen, work.recipe.mode), work.shapes)
-    return chosen, placement
+        placement = place(work.model, static_nodes(work.model, work.layers, chosen, mode), work.shapes)
+    return Candidate(preference, chosen, placement)
 
 
-def _fit(work: Workplace, chosen: dict[str, Form | Keep], placement: Placement) -> CompressionPlan:
-    """Find the numbers of a plan: ranges, clips, scales and bias shifts."""
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """Numbers that hold for every candidate: the data ran once for all of them."""
+
+    statistics: Statistics | None
+    clips: dict[str, tuple[float, ...]]
+    shifts: dict[str, tuple[float, ...]]
+
+
+def _fit(work: Workplace, candidates: Sequence[Candidate]) -> Fitted:
+    """Calibrate, search clips and measure bias shifts."""
     recipe, parts = work.recipe, work.parts
+    names = {name for item in candidates for name, form in item.chosen.items() if not isinstance(form, Keep)}
+    layers = [layer for layer in work.layers if layer.name in names]
     statistics = None
-    needs = needs_of(work.layers, chosen, placement, recipe)
-    if parts is not None and needs != StatisticsNeeds():
-        settings = CalibrationSettings(recipe.ranges, recipe.activations, work.threads, parts.fit.samples)
-        statistics = collect(work.model, needs, parts.fit.batches(), settings, work.progress)
-    decisions = fit_weights(work.layers, chosen, statistics, recipe, work.progress)
-    return CompressionPlan(
-        source=digest(work.model.path),
-        recipe=recipe.name,
-        weights=decisions,
-        activation_scheme=recipe.activations,
-        activations={} if statistics is None else fit_activations(placement, statistics, recipe),
-        integer_nodes=placement.nodes,
-        bias_shifts=_bias_shifts(work, decisions),
-    )
-
-
-def _bias_shifts(work: Workplace, decisions: dict[str, Quantize | Keep]) -> dict[str, tuple[float, ...]]:
-    if work.parts is None or not work.recipe.correct_bias:
-        return {}
-    probes = shift_probes(work.layers, decisions)
-    if not probes.nodes:
-        return {}
-    data = work.parts.fit.limit(SHIFT_SAMPLES)
+    if parts is not None:
+        needs = needs_of(layers, (item.placement for item in candidates), recipe)
+        if needs != StatisticsNeeds():
+            settings = CalibrationSettings(recipe.ranges, recipe.activations, work.threads, parts.fit.samples)
+            statistics = collect(work.model, needs, parts.fit.batches(), settings, work.progress)
+    clips = fit_clips(layers, statistics, recipe, work.progress)
+    probes = shift_probes(layers, clips, recipe) if parts is not None and recipe.correct_bias else None
+    if parts is None or probes is None or not probes.nodes:
+        return Fitted(statistics, clips, {})
+    data = parts.fit.limit(SHIFT_SAMPLES)
     request = MeansRequest(probes.nodes, probes.constants, probes.channel_axes)
     settings = CalibrationSettings(threads=work.threads, total=data.samples)
     means = collect_means(work.model, request, data.batches(), settings, work.progress)
-    return {probes.layers[name]: tuple(float(shift) for shift in mean) for name, mean in means.items()}
+    shifts = {probes.layers[name]: tuple(float(shift) for shift in mean) for name, mean in means.items()}
+    return Fitted(statistics, clips, shifts)
+
+
+def _assemble(work: Workplace, candidate: Candidate, fitted: Fitted) -> CompressionPlan:
+    """The plan of one candidate."""
+    weights: dict[str, Quantize | Keep] = {
+        name: form if isinstance(form, Keep) else Quantize(form, work.recipe.weights, fitted.clips[name])
+        for name, form in candidate.chosen.items()
+    }
+    taken = {use.node.name or "" for layer in work.layers if isinstance(weights[layer.name], Quantize) for use in layer.uses}
+    statistics, placement = fitted.statistics, candidate.placement
+    return CompressionPlan(
+        source=digest(work.model.path),
+        recipe=work.recipe.name,
+        weights=weights,
+        activation_scheme=work.recipe.activations,
+        activations={} if statistics is None else fit_activations(placement, statistics, work.recipe),
+        integer_nodes=placement.nodes,
+        bias_shifts={node: shift for node, shift in fitted.shifts.items() if node in taken},
+    )
 
 
 def _output_error(work: Workplace, plan: CompressionPlan, data: Dataset) -> float:

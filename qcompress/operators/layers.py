@@ -41,12 +41,13 @@ class Use:
 class Layer:
     """One weight and the nodes that use it.
 
-    ``reason``: why it cannot be compressed, empty when it can. ``axis``: the output channel axis of the first use, None
+    ``graph``: where the weight lives; ``main``: the model's main graph. ``reason``: why it cannot be compressed, empty when it can. ``axis``: the output channel axis of the first use, None
     where no axis stands out. ``forms``: what every use allows, best first.
     """
 
     weight: Value
     graph: Graph
+    main: Graph
     uses: tuple[Use, ...]
     reason: str
     axis: int | None
@@ -132,7 +133,7 @@ def _layer(value: Value, graph: Graph, model: Model) -> Layer:
     axis = None if not weighted else _channel_axis(weighted[0], value)
     ordered = (*weighted, *(use for use in uses if not use.is_weight))
     forms = () if reason else _forms(ordered, value, graph is model.graph)
-    return Layer(value, graph, ordered, reason, axis, forms)
+    return Layer(value, graph, model.graph, ordered, reason, axis, forms)
 
 
 def _uses(value: Value) -> Iterator[Use]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from qcompress.decisions import ActivationPlan, Keep, Quantize
-from qcompress.graph import Node
+from qcompress.decisions import ActivationPlan
 from qcompress.graph.edit import int_attribute, plain_attributes
 from qcompress.operators import Layer, Role
 from qcompress.operators.flow import can_shift
@@ -16,42 +15,32 @@ from qcompress.plan.placement import Placement
 from qcompress.progress import Progress
 from qcompress.quantize import parameters, quantize_weight, search_clip, shortened
 from qcompress.recipe import Recipe
-from qcompress.types import Array, Form, NodeSpec, Statistics, StatisticsNeeds
+from qcompress.types import Array, NodeSpec, Statistics, StatisticsNeeds
 
 ERROR_SUFFIX = "/rounding_error"
 
 
-def needs_of(
-    layers: Sequence[Layer], chosen: Mapping[str, Form | Keep], placement: Placement, recipe: Recipe
-) -> StatisticsNeeds:
+def needs_of(layers: Sequence[Layer], placements: Iterable[Placement], recipe: Recipe) -> StatisticsNeeds:
     """What calibration must collect: ranges of quantized tensors, second moments of the inputs of clipped weights."""
     moments: dict[str, int] = {}
     if recipe.clip_weights:
         for layer in layers:
             source = _input(layer)
-            if source and not isinstance(chosen[layer.name], Keep):
+            if source:
                 moments[source] = 1 if layer.operator.op_type in ("Conv", "ConvTranspose") else -1
-    return StatisticsNeeds(frozenset(placement.tensors), moments)
+    return StatisticsNeeds(frozenset(tensor for placement in placements for tensor in placement.tensors), moments)
 
 
-def fit_weights(
-    layers: Sequence[Layer],
-    chosen: Mapping[str, Form | Keep],
-    statistics: Statistics | None,
-    recipe: Recipe,
-    progress: Progress,
-) -> dict[str, Quantize | Keep]:
-    """Search the clip of every weight that is quantized."""
-    decisions: dict[str, Quantize | Keep] = {}
-    with progress.stage("fit weights", len(layers), "weights") as stage:
+def fit_clips(
+    layers: Sequence[Layer], statistics: Statistics | None, recipe: Recipe, progress: Progress
+) -> dict[str, tuple[float, ...]]:
+    """Search the clip of every weight; it does not depend on the form."""
+    clips: dict[str, tuple[float, ...]] = {}
+    with progress.stage("Fitting weights", len(layers), "weights") as stage:
         for layer in layers:
-            form = chosen[layer.name]
-            if isinstance(form, Keep):
-                decisions[layer.name] = form
-            else:
-                decisions[layer.name] = _fit(layer, form, statistics, recipe)
+            clips[layer.name] = _clip(layer, statistics, recipe)
             stage.advance()
-    return decisions
+    return clips
 
 
 def fit_activations(placement: Placement, statistics: Statistics, recipe: Recipe) -> dict[str, ActivationPlan]:
@@ -81,8 +70,8 @@ class ShiftProbes:
     layers: Mapping[str, str]
 
 
-def shift_probes(layers: Sequence[Layer], decisions: Mapping[str, Quantize | Keep]) -> ShiftProbes:
-    """Probes for the exact mean error of every quantized linear layer that has or can take a bias.
+def shift_probes(layers: Sequence[Layer], clips: Mapping[str, tuple[float, ...]], recipe: Recipe) -> ShiftProbes:
+    """Probes for the exact mean error of every linear layer that has or can take a bias.
 
     The mean of layer(x, W) - layer(x, Q(W)) over samples and positions is what rounding takes from each channel; being
     linear in the weight it is measured in one run, padding included.
@@ -94,51 +83,39 @@ def shift_probes(layers: Sequence[Layer], decisions: Mapping[str, Quantize | Kee
     axes: dict[str, int] = {}
     targets: dict[str, str] = {}
     for layer in layers:
-        decision = decisions[layer.name]
-        if isinstance(decision, Keep) or layer.operator.role is not Role.LINEAR:
-            continue
-        users = [
-            use
-            for use in layer.uses
-            if use.index == 1 and not use.transposed and _in_main(layer, use.node) and can_shift(use.node)
-        ]
-        if not users:
+        users = [use for use in layer.uses if _input(layer) and not use.transposed and can_shift(use.node)]
+        if layer.operator.role is not Role.LINEAR or not users:
             continue
         weight = layer.array
-        error = weight - quantize_weight(weight, layer.scheme(decision.scheme), decision.clip).dequantize()
-        constants[f"{layer.name}{ERROR_SUFFIX}"] = error
+        error = f"{layer.name}{ERROR_SUFFIX}"
+        constants[error] = weight - quantize_weight(weight, layer.scheme(recipe.weights), clips[layer.name]).dequantize()
         for use in users:
+            source = use.node.inputs[0]
             output = f"{use.node.name}{ERROR_SUFFIX}"
-            inputs = (use.node.inputs[0].name or "", f"{layer.name}{ERROR_SUFFIX}") if use.node.inputs[0] is not None else ()
+            inputs = ((source.name or "") if source is not None else "", error)
             nodes.append(NodeSpec(use.node.op_type, inputs, (output,), plain_attributes(use.node), output))
             axes[output] = 1 if use.node.op_type in ("Conv", "ConvTranspose") else -1
             targets[output] = use.node.name or ""
     return ShiftProbes(tuple(nodes), constants, axes, targets)
 
 
-def _in_main(layer: Layer, node: Node) -> bool:
-    return node.graph is layer.graph
-
-
 def _input(layer: Layer) -> str:
     """The tensor a linear layer multiplies its weight with, when the weight is on the right."""
-    use = layer.uses[0] if layer.uses else None
-    if use is None or use.operator is None or use.operator.role is not Role.LINEAR or use.index != 1:
-        return ""
+    use = layer.uses[0]
     source = use.node.inputs[0]
-    return source.name or "" if source is not None and source.graph is layer.graph else ""
+    if layer.operator.role is not Role.LINEAR or use.index != 1 or source is None:
+        return ""
+    return source.name or "" if use.node.graph is layer.main and source.graph is layer.main else ""
 
 
-def _fit(layer: Layer, form: Form, statistics: Statistics | None, recipe: Recipe) -> Quantize:
+def _clip(layer: Layer, statistics: Statistics | None, recipe: Recipe) -> tuple[float, ...]:
     if not recipe.clip_weights:
-        return Quantize(form, recipe.weights)
-    importance = None
-    if statistics is not None:
-        second = statistics.second_moments.get(_input(layer))
-        importance = None if second is None else _importance(layer, second)
+        return ()
+    second = None if statistics is None else statistics.second_moments.get(_input(layer))
+    importance = None if second is None else _importance(layer, second)
     if importance is None and recipe.weights.bits >= 8:
-        return Quantize(form, recipe.weights)  # without importance clipping gains less than 0.1 % at 8 bits
-    return Quantize(form, recipe.weights, shortened(search_clip(layer.array, layer.scheme(recipe.weights), importance)))
+        return ()  # without importance clipping gains less than 0.1 % at 8 bits
+    return shortened(search_clip(layer.array, layer.scheme(recipe.weights), importance))
 
 
 def _importance(layer: Layer, second_moments: Array) -> Array | None:
