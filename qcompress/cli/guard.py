@@ -144,6 +144,23 @@ def _stop(number: int, _frame: FrameType | None) -> None:
 
 
 @contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait until the end: native modules crash when an exception cuts their initialization short."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[int] = []
+    before = {number: signal.signal(number, lambda number, _frame: waiting.append(number)) for number in _STOPS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if waiting:
+        signal.raise_signal(waiting[0])
+
+
+@contextmanager
 def _warnings() -> Iterator[None]:
     """Keep the libraries' warnings off stderr, unless ``python -W`` asks for them."""
     with warnings.catch_warnings():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qcompress.cli.guard import Talk
+from qcompress.cli.guard import Talk, uninterrupted
 from qcompress.cli.parameters import ImageSize, LazyChoice, Numbers, Share
 from qcompress.errors import UsageError
 
@@ -338,6 +339,8 @@ def talk_options(function: Command) -> Command:
     @functools.wraps(function)
     def call(*args: Any, **values: Any) -> Any:
         talk = click.get_current_context().ensure_object(Talk)
+        with uninterrupted():
+            importlib.import_module("qcompress.pipeline")  # with all native libraries
         with quiet_libraries(talk):
             return function(talk, *args, **values)
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from qcompress.cli.guard import uninterrupted
+
 if TYPE_CHECKING:
     ParamType = click.ParamType[Any]
 else:
@@ -28,7 +30,8 @@ class LazyChoice(ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The member of the enumeration, or a usage error that names the nearest one."""
-        choices = self._load()
+        with uninterrupted():
+            choices = self._load()
         try:
             return choices(str(value).lower())
         except ValueError:

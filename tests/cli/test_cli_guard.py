@@ -12,7 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from qcompress.cli.guard import GuardedGroup
+from qcompress.cli.guard import GuardedGroup, uninterrupted
 from qcompress.cli.options import talk_options
 from qcompress.errors import DataError, ExitCode, NothingToCompressError, OutputError, UsageError
 
@@ -108,3 +108,18 @@ def test_a_signal_runs_the_finally_blocks_and_a_second_one_does_not_stop_them(nu
     assert seen == ["cleaned"]
     assert result.stderr.startswith(f"qcompress: error: interrupted{name}\n")
     assert signal.getsignal(number) is before
+
+
+def test_a_signal_waits_for_the_end_of_an_import() -> None:
+    seen = []
+
+    @click.command()
+    def load() -> None:
+        with uninterrupted():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+            seen.append("loaded")
+        seen.append("never")
+
+    result = CliRunner().invoke(GuardedGroup("group", commands={"load": load}), ["load"])
+    assert (result.exit_code, seen) == (143, ["loaded"])
