@@ -12,6 +12,9 @@ from qcompress.types import Array
 FLOAT = int(ir.DataType.FLOAT)
 """The element type float32 as Cast's ``to`` wants it."""
 
+ADDED = "qcompress.added"
+"""Mark on nodes that were not in the file; the graph library names them, and saving forgets those names."""
+
 AttributeValue = int | float | str | Sequence[int]
 
 
@@ -82,10 +85,10 @@ class Editor:
         outputs: Sequence[str],
         attributes: Mapping[str, AttributeValue] | None = None,
     ) -> list[ir.Value]:
-        """A new node named after its first output, not yet placed; returns its outputs."""
+        """A new node, not yet placed; returns its outputs. It has no name: its outputs have one, and files stay small."""
         results = [ir.Value(name=self.name(output)) for output in outputs]
         given = [ir.Attr(key, _kind(value), value) for key, value in (attributes or {}).items()]
-        ir.Node("", op_type, inputs, given, outputs=results, name=results[0].name)
+        ir.Node("", op_type, inputs, given, outputs=results).meta[ADDED] = True
         return results
 
     def place_after(self, anchor: ir.Value, values: Sequence[ir.Value]) -> None:

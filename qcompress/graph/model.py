@@ -66,6 +66,10 @@ class Model:
         """The model as one protobuf message with external data read into it."""
         proto = ir.to_proto(self.ir)
         embed_external_data(proto)
+        stored = {tensor.name for tensor in proto.graph.initializer}
+        needed = [info for info in proto.graph.value_info if info.name not in stored]  # a tensor knows its type itself
+        del proto.graph.value_info[:]
+        proto.graph.value_info.extend(needed)
         return proto
 
 

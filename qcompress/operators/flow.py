@@ -75,3 +75,13 @@ def can_be_static(node: Node) -> bool:
         return True
     bias = constant_array(node.inputs[2])
     return bias is not None and bias.ndim == 1
+
+
+def clip_bounds(node: Node) -> tuple[float, float]:
+    """The bounds of a Relu or Clip, infinite where there is none."""
+    if node.op_type == "Relu":
+        return 0.0, float("inf")
+    bounds = [constant_array(value) for value in node.inputs[1:3]]
+    low = float(bounds[0]) if bounds and bounds[0] is not None else float_attribute(node, "min", float("-inf"))
+    high = float(bounds[1]) if len(bounds) > 1 and bounds[1] is not None else float_attribute(node, "max", float("inf"))
+    return low, high

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from qcompress.decisions import ActivationPlan
 from qcompress.graph import Node, Value
-from qcompress.operators.flow import activation_inputs, needs_integer_output
+from qcompress.operators.flow import activation_inputs, clip_bounds, needs_integer_output
 from qcompress.rewrite.context import Context
 
 
@@ -17,32 +14,52 @@ def write_activations(context: Context) -> None:
     Case 2: the producer computes in float: only integer nodes read the decoded tensor.
     """
     values = _values(context)
-    for name, activation in context.plan.activations.items():
+    for name in context.plan.activations:
         value = values[name]
         integer_users = [(use.node, use.idx) for use in value.uses() if _reads_activation(context, use.node, value)]
         whole = _is_integer_product(context, value, len(integer_users))
         if integer_users or whole:
-            _write(context, value, activation, list(_all_uses(value)) if whole else integer_users, whole)
+            _write(context, value, _all_uses(value) if whole else integer_users, whole)
 
 
-def _write(context: Context, value: Value, activation: ActivationPlan, users: list[tuple[Node, int]], whole: bool) -> None:
+def _write(context: Context, value: Value, users: list[tuple[Node, int]], whole: bool) -> None:
     editor = context.main
     name = value.name or ""
-    dtype = context.plan.activation_scheme.storage
-    parameters = [
-        editor.constant(f"{name}_scale", np.asarray(activation.scale, dtype=np.float32)),
-        editor.constant(f"{name}_zero_point", np.asarray(activation.zero_point, dtype=dtype)),
-    ]
-    quantized = editor.node("QuantizeLinear", [value, *parameters], f"{name}_quantized")
-    decoded = editor.node("DequantizeLinear", [quantized, *parameters], f"{name}_decoded")
+    parameters = [context.activation_scale(name), context.activation_zero_point(name)]
+    quantized = editor.node(
+        "QuantizeLinear", [_before_absorbed(context, value) if whole else value, *parameters], f"{name}/q"
+    )
+    decoded = editor.node("DequantizeLinear", [quantized, *parameters], f"{name}/dq")
     for node, index in users:
         node.replace_input_with(index, decoded)
+    editor.place_after(value, [quantized, decoded])
     if whole and value.is_graph_output():
         outputs = context.model.graph.outputs
         outputs[outputs.index(value)] = decoded
-        value.name, decoded.name = editor.name(f"{name}_exact"), name
-        decoded.type = value.type
-    editor.place_after(value, [quantized, decoded])
+        value.name, decoded.name = editor.name(f"{name}/exact"), name
+        decoded.type, decoded.shape = value.type, value.shape
+
+
+def _before_absorbed(context: Context, value: Value) -> Value:
+    """What to quantize: the input of a Relu or Clip that saturation makes superfluous, else the value itself.
+
+    A code can only stand for (qmin - zero_point) * scale to (qmax - zero_point) * scale; when that lies inside the bounds,
+    clipping first changes no code.
+    """
+    producer = value.producer()
+    if (
+        producer is None
+        or producer.op_type not in ("Relu", "Clip")
+        or (len(value.uses()) == 0 and not value.is_graph_output())
+    ):
+        return value
+    scheme, activation = context.plan.activation_scheme, context.plan.activations[value.name or ""]
+    low, high = clip_bounds(producer)
+    tolerance = 1e-5 * activation.scale
+    inside = (scheme.qmin - activation.zero_point) * activation.scale >= low - tolerance
+    inside &= (scheme.qmax - activation.zero_point) * activation.scale <= high + tolerance
+    source = producer.inputs[0]
+    return source if inside and source is not None and not context.is_integer(producer) else value
 
 
 def _is_integer_product(context: Context, value: Value, integer_users: int) -> bool:

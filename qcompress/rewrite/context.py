@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from qcompress.decisions import CompressionPlan, Quantize
 from qcompress.graph import Graph, Model, Node, Value
 from qcompress.graph.edit import Editor
@@ -21,6 +23,8 @@ class Context:
     plan: CompressionPlan
     integer_nodes: frozenset[str]
     editors: dict[Graph, Editor] = field(default_factory=dict)
+    shared: dict[str, Value] = field(default_factory=dict)
+    """Scales and zero points of activations that several nodes read."""
     dynamic_inputs: dict[Value, tuple[Value, Value, Value]] = field(default_factory=dict)
     """Tensor -> its dynamically quantized codes, scale and zero point, for all products that read it."""
 
@@ -29,6 +33,20 @@ class Context:
         if graph not in self.editors:
             self.editors[graph] = Editor(graph)
         return self.editors[graph]
+
+    def activation_scale(self, tensor: str) -> Value:
+        """The scale constant of a quantized activation, the same at every call."""
+        return self._shared(f"{tensor}/s", np.asarray(self.plan.activations[tensor].scale, dtype=np.float32))
+
+    def activation_zero_point(self, tensor: str) -> Value:
+        """The zero point constant of a quantized activation, one for all tensors that have the same."""
+        code = self.plan.activations[tensor].zero_point
+        return self._shared(f"zero_point/{code}", np.asarray(code, dtype=self.plan.activation_scheme.storage))
+
+    def _shared(self, name: str, array: Array) -> Value:
+        if name not in self.shared:
+            self.shared[name] = self.main.constant(name, array)
+        return self.shared[name]
 
     @property
     def main(self) -> Editor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from qcompress.graph.edit import ADDED
 from qcompress.graph.model import Model
 
 
@@ -14,3 +15,16 @@ def remove_unused(model: Model) -> int:
     functions: ir.passes.InPlacePass = common.RemoveUnusedFunctionsPass()  # type: ignore[no-untyped-call]  # of onnx_ir
     changed |= bool(functions(model.ir).modified)
     return int(changed)
+
+
+def forget_inferred(model: Model) -> None:
+    """Drop what anybody can infer again: types and shapes of tensors between nodes, and made-up names of added nodes."""
+    for graph in model.ir.graphs():
+        outputs = set(graph.outputs)
+        for node in graph:
+            if node.meta.get(ADDED):
+                node.name = None
+            for output in node.outputs:
+                if output not in outputs:
+                    output.type = None
+                    output.shape = None

@@ -22,8 +22,8 @@ def write_dynamic(context: Context, layer: Layer, decision: Quantize) -> int:
     turned = layer.axis == 0
     codes = np.ascontiguousarray(quantized.codes.T) if turned else quantized.codes
     editor = context.editor(layer.graph)
-    weight = editor.constant(f"{layer.name}_codes", codes)
-    scale = editor.constant(f"{layer.name}_scale", quantized.scale)
+    weight = editor.constant(f"{layer.name}/q", codes)
+    scale = editor.constant(f"{layer.name}/s", quantized.scale)
     for use in layer.uses:
         _write_product(context, use.node, weight, scale)
     return stored_bytes(quantized)

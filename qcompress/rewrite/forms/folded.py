@@ -17,11 +17,11 @@ def write_folded(context: Context, layer: Layer, decision: Quantize) -> int:
     quantized = encode(layer, decision)
     editor = context.editor(layer.graph)
     codes, scale, zero_point = _broadcastable(quantized)
-    steps = [editor.node("Cast", [editor.constant(f"{layer.name}_codes", codes)], f"{layer.name}_cast", {"to": FLOAT})]
+    steps = [editor.node("Cast", [editor.constant(f"{layer.name}/q", codes)], f"{layer.name}_cast", {"to": FLOAT})]
     if not (quantized.scheme.symmetric and quantized.scheme.signed):
-        offset = editor.constant(f"{layer.name}_zero_point", zero_point.astype(np.float32))
+        offset = editor.constant(f"{layer.name}/z", zero_point.astype(np.float32))
         steps.append(editor.node("Sub", [steps[-1], offset], f"{layer.name}_shifted"))
-    steps.append(editor.node("Mul", [steps[-1], editor.constant(f"{layer.name}_scale", scale)], f"{layer.name}_decoded"))
+    steps.append(editor.node("Mul", [steps[-1], editor.constant(f"{layer.name}/s", scale)], f"{layer.name}/dq"))
     if codes.shape != layer.shape:
         shape = editor.constant(f"{layer.name}_shape", np.asarray(layer.shape, dtype=np.int64))
         steps.append(editor.node("Reshape", [steps[-1], shape], f"{layer.name}_shaped"))

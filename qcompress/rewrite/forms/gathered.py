@@ -32,18 +32,18 @@ def gather_rows(
     editor = context.editor(graph)
     table, indices = node.inputs[0], node.inputs[1]
     name = table.name if table is not None and table.name else node.name or "table"
-    codes = shared[0] or editor.constant(f"{name}_codes", quantized.codes)
+    codes = shared[0] or editor.constant(f"{name}/q", quantized.codes)
     rows = node.name or name
-    picked = editor.node("Gather", [codes, indices], f"{rows}_codes", {"axis": 0})
+    picked = editor.node("Gather", [codes, indices], f"{rows}/q", {"axis": 0})
     steps = [picked, editor.node("Cast", [picked], f"{rows}_cast", {"to": FLOAT})]
     scale = shared[1]
     if isinstance(quantized.scheme.granularity, PerTensor):
-        factor = scale or editor.constant(f"{name}_scale", quantized.scale)
+        factor = scale or editor.constant(f"{name}/s", quantized.scale)
         scale = factor
     else:
         if scale is None or len(scale.shape or ()) != quantized.codes.ndim:
             column = quantized.scale.reshape((-1,) + (1,) * (quantized.codes.ndim - 1))  # (rows,) -> (rows, 1, ..)
-            scale = editor.constant(f"{name}_row_scale", column)
+            scale = editor.constant(f"{name}/rows", column)
         factor = editor.node("Gather", [scale, indices], f"{rows}_scales", {"axis": 0})
         steps.append(factor)
     steps.append(editor.node("Mul", [steps[1], factor], f"{rows}_rows"))

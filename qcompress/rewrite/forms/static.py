@@ -14,6 +14,9 @@ from qcompress.rewrite.context import Context, encode, stored_bytes
 from qcompress.rewrite.forms.parts import dequantize
 from qcompress.types import Array, QuantizedTensor
 
+COMPUTED_SCALES = 32
+"""From this many channels on, a Mul node that computes the bias scales is smaller than the scales."""
+
 
 def write_static(context: Context, layer: Layer, decision: Quantize) -> int:
     """Quantize the weight, and the bias in steps of input scale times weight scale."""
@@ -24,7 +27,7 @@ def write_static(context: Context, layer: Layer, decision: Quantize) -> int:
     for use, value in zip(layer.uses, decoded, strict=True):
         context.main.place_before(use.node, [value])
         use.node.replace_input_with(use.index, value)
-        _write_bias(context, use.node, quantized)
+        _write_bias(context, use.node, quantized, value)
     return stored_bytes(quantized)
 
 
@@ -53,9 +56,11 @@ def _least_scale(context: Context, node: Node, layer: Layer) -> Array | None:
     return least_weight_scale(bias[2].reshape(-1), input_scale)
 
 
-def _write_bias(context: Context, node: Node, weight: QuantizedTensor) -> None:
+def _write_bias(context: Context, node: Node, weight: QuantizedTensor, decoded_weight: Value) -> None:
+    """Store the bias as int32; a long vector of its scales is computed from those of input and weight at load."""
     bias, input_scale = _bias_of(node), _input_scale(context, node)
-    if bias is None or input_scale is None:
+    source, producer = node.inputs[0], decoded_weight.producer()
+    if bias is None or input_scale is None or source is None or producer is None:
         return
     index, value, array = bias
     codes = quantize_bias(array.reshape(-1), input_scale, weight.scale)
@@ -63,8 +68,12 @@ def _write_bias(context: Context, node: Node, weight: QuantizedTensor) -> None:
         return
     editor = context.main
     name = value.name or f"{node.name}_bias"
+    if codes.scale.size >= COMPUTED_SCALES:
+        scale = editor.node("Mul", [context.activation_scale(source.name or ""), producer.inputs[1]], f"{name}/s")
+        editor.place_before(node, [scale])
+    else:
+        scale = editor.constant(f"{name}/s", codes.scale)
     attributes = {"axis": 0} if codes.scale.ndim else {}
-    inputs = [editor.constant(f"{name}_codes", codes.codes), editor.constant(f"{name}_scale", codes.scale)]
-    decoded = editor.node("DequantizeLinear", inputs, f"{name}_decoded", attributes)
+    decoded = editor.node("DequantizeLinear", [editor.constant(f"{name}/q", codes.codes), scale], f"{name}/dq", attributes)
     editor.place_before(node, [decoded])
     node.replace_input_with(index, decoded)
