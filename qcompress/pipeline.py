@@ -15,29 +15,31 @@ from qcompress.decisions import CompressionPlan
 from qcompress.errors import NothingToCompressError, OutputError, RecipeError
 from qcompress.graph import Model, digest, load_model, model_files, save_model
 from qcompress.graph.opset import raise_opset
-from qcompress.graph.passes import prepare
+from qcompress.graph.passes import prepare, unpack
 from qcompress.measure import (
     AccuracySettings,
     LatencySettings,
     check_gates,
+    check_promise,
     measure_accuracy,
     measure_kernels,
     measure_latency,
     measure_size,
 )
 from qcompress.operators import find_layers
+from qcompress.operators.layers import CHANNEL_SCALES
 from qcompress.plan.choose import PREFERENCES, choose_forms
 from qcompress.plan.coverage import as_decisions, coverage
 from qcompress.planning import make_plan
 from qcompress.progress import SILENT, Progress
-from qcompress.recipe import Recipe, load_recipe
+from qcompress.recipe import Mode, Recipe, load_recipe
 from qcompress.results import AccuracyReport, DataFacts, Gates, LatencyReport, Report, WeightRow
 from qcompress.rewrite import apply_plan
 from qcompress.runtime import SessionSettings, version
 from qcompress.types import Feed, TensorSignature
 
-OPSET = 13
-"""The first operator set with a scale per channel in DequantizeLinear."""
+SIXTEEN_BITS = 21
+"""The first operator set with 16-bit QuantizeLinear."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def compress(
     """
     source, target, options = Path(source), Path(target), options or RunOptions()
     recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
-    prepared = load_prepared(source)
+    prepared = load_prepared(source, recipe)
     parts = open_parts(prepared, data, options)
     evaluation = open_evaluation(prepared, eval_data, parts, options)
     if plan is None:
@@ -123,7 +125,7 @@ def compress(
             accuracy=accuracy,
             kernels=measure_kernels(written, SessionSettings(threads=options.threads)),
             coverage=rows,
-            gates=check_gates(recipe.gates, size, latency, accuracy),
+            gates=check_gates(recipe.gates, size, latency, accuracy) + check_promise(recipe.gates, latency),
             notes=plan.notes,
             versions=versions(),
         )
@@ -147,7 +149,7 @@ def plan_compression(
     """
     options = options or RunOptions()
     recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
-    prepared = load_prepared(Path(source))
+    prepared = load_prepared(Path(source), recipe)
     return make_plan(prepared, recipe, open_parts(prepared, data, options), options.threads, progress)
 
 
@@ -198,7 +200,7 @@ def inspect_model(source: Path | str, recipe: Recipe | str = "int8") -> Inspecti
     operators = Counter(node.op_type for graph in raw.ir.graphs() for node in graph if node.op_type != "Constant")
     file_bytes = sum(file.stat().st_size for file in model_files(path))
     opset, ir_version = raw.opset, raw.ir.ir_version
-    model = prepared_from(raw)
+    model = prepared_from(raw, recipe)
     layers = find_layers(model)
     chosen = choose_forms(layers, PREFERENCES[recipe.mode][0], recipe, {})
     rows = coverage(layers, as_decisions(chosen, recipe.weights))
@@ -220,14 +222,24 @@ def inspect_model(source: Path | str, recipe: Recipe | str = "int8") -> Inspecti
     )
 
 
-def load_prepared(source: Path) -> Model:
-    """The model with every layer in the shape the forms rely on."""
-    return prepared_from(load_model(source))
+def load_prepared(source: Path, recipe: Recipe | None = None) -> Model:
+    """The model with every layer in the shape the forms rely on.
+
+    Raises:
+        ModelError: the model cannot be read.
+        RecipeError: the recipe asks for 16-bit activations and the operator set cannot be raised that far.
+    """
+    return prepared_from(load_model(source), recipe)
 
 
-def prepared_from(model: Model) -> Model:
+def prepared_from(model: Model, recipe: Recipe | None = None) -> Model:
     """Prepare a loaded model in place: operator set, constants, padding, affine maps, float16."""
-    raise_opset(model, OPSET)
+    unpack(model)
+    raise_opset(model, CHANNEL_SCALES)
+    if recipe is not None and recipe.activations.bits > 8 and recipe.mode is not Mode.WEIGHTS:
+        reason = raise_opset(model, SIXTEEN_BITS)
+        if reason:
+            raise RecipeError(f"16-bit activations need operator set {SIXTEEN_BITS}: {reason}", "use 8-bit activations")
     prepare(model)
     return model
 

@@ -102,7 +102,7 @@ def _settle(work: Workplace, preference: Preference) -> Candidate:
     if losing:
         for layer in work.layers:
             if chosen[layer.name] is Form.STATIC and any(use.node.name in losing for use in layer.uses):
-                chosen[layer.name] = stored_form(layer, work.shapes)
+                chosen[layer.name] = stored_form(layer, work.recipe, work.shapes)
         placement = place(work.model, static_nodes(work.model, work.layers, chosen, mode), work.shapes)
     return Candidate(preference, chosen, placement)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from qcompress.errors import RecipeError
 from qcompress.results import Gates
-from qcompress.types import QuantScheme
+from qcompress.types import PerTensor, QuantScheme
 
 
 class Mode(StrEnum):
@@ -56,6 +56,17 @@ class Recipe:
     exclude: tuple[str, ...] = ()
     """Layer names, globs or operator types to keep as they are."""
     gates: Gates = field(default_factory=Gates)
+
+    def __post_init__(self) -> None:
+        scheme = self.activations
+        if not isinstance(scheme.granularity, PerTensor):
+            raise RecipeError(
+                f"activations cannot be {scheme}: they have one scale a tensor", "write for example uint8/asym"
+            )
+        if scheme.bits not in (8, 16):
+            raise RecipeError(
+                f"activations cannot be {scheme}: runtimes quantize to 8 or 16 bits", "write for example uint8/asym"
+            )
 
 
 RECIPES: dict[str, Recipe] = {

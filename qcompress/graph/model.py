@@ -35,7 +35,8 @@ class Model:
     @property
     def opset(self) -> int:
         """The version of the default operator set."""
-        return self.ir.opset_imports.get("", 1)
+        imports = self.ir.opset_imports
+        return imports.get("", imports.get("ai.onnx", 1))  # two names of the default domain
 
     @property
     def inputs(self) -> tuple[TensorSignature, ...]:

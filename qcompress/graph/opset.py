@@ -15,6 +15,8 @@ def raise_opset(model: Model, wanted: int) -> str:
     """Convert the model to operator set ``wanted`` in place; returns "" or the reason it could not be done."""
     if model.opset >= wanted:
         return ""
+    if model.ir.functions:
+        return f"operator set {model.opset} cannot be raised to {wanted}: the model has functions that cannot be inlined"
     try:
         converted = version_converter.convert_version(model.to_proto(), wanted)
         converted.ir_version = max(converted.ir_version, model.ir.ir_version, _IR_VERSION[wanted])

@@ -25,6 +25,21 @@ def check_gates(
     return tuple(checks[name](float(limit)) for name, limit in asked if limit is not None)
 
 
+SLOWER = 0.95
+"""Below this the compressed model is slower beyond what two loads of one model differ by on a busy machine."""
+
+
+def check_promise(gates: Gates, latency: LatencyReport | None) -> tuple[GateResult, ...]:
+    """Fail when nobody set a limit and the result is clearly slower than the original all the same."""
+    if gates.min_speedup is not None or latency is None:
+        return ()
+    speedup = latency.speedup
+    if speedup.high is None or speedup.high >= SLOWER:
+        return ()
+    told = f"slower than the original: {speedup.value:.2f}x{_range(speedup, '.2f')}; recipe int8-weights keeps float speed"
+    return (GateResult("never_slower", 1.0, speedup.value, False, told),)
+
+
 def _check_drop(limit: float, accuracy: AccuracyReport | None) -> GateResult:
     name = "max_accuracy_drop"
     if accuracy is None:

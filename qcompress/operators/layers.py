@@ -14,6 +14,9 @@ from qcompress.operators.flow import can_be_static, is_plain_product
 from qcompress.operators.table import OPERATORS, Operator, Role
 from qcompress.types import Array, Form, PerBlock, PerChannel, PerTensor, QuantScheme
 
+CHANNEL_SCALES = 13
+"""The first operator set whose DequantizeLinear has a scale per channel."""
+
 LEAST_ELEMENTS = 64
 """Weights smaller than this are kept: the nodes that decode them would be larger than what is saved."""
 
@@ -84,10 +87,13 @@ class Layer:
         return 0 if tensor is None else int(tensor.nbytes)
 
     def scheme(self, wanted: QuantScheme) -> QuantScheme:
-        """The wanted scheme on this weight's own axes; a channel of a recurrent weight is a row of each direction."""
+        """The wanted scheme on this weight's own axes.
+
+        A channel of a recurrent weight is a row of each direction. Blocks that do not divide the axis become channels.
+        """
         if isinstance(wanted.granularity, PerTensor) or self.axis is None:
             return wanted.per_tensor()
-        if isinstance(wanted.granularity, PerBlock):
+        if isinstance(wanted.granularity, PerBlock) and self.shape[self.reduction_axis] % wanted.granularity.size == 0:
             return wanted.on_axis(self.reduction_axis)
         if self.operator.role is Role.RECURRENT:
             # (directions, gates * hidden, in): one scale for each direction and row = one block along the last axis
@@ -133,6 +139,8 @@ def _layer(value: Value, graph: Graph, model: Model) -> Layer:
     axis = None if not weighted else _channel_axis(weighted[0], value)
     ordered = (*weighted, *(use for use in uses if not use.is_weight))
     forms = () if reason else _forms(ordered, value, graph is model.graph)
+    if model.opset < CHANNEL_SCALES:  # the operator set could not be raised: ordinary operators only
+        forms = tuple(form for form in forms if form in (Form.FOLDED, Form.GATHERED))
     return Layer(value, graph, model.graph, ordered, reason, axis, forms)
 
 

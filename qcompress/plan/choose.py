@@ -16,7 +16,7 @@ from qcompress.graph.edit import int_attribute, is_constant
 from qcompress.operators import OPERATORS, Layer
 from qcompress.plan.placement import Shapes
 from qcompress.recipe import Mode, Recipe
-from qcompress.types import Form
+from qcompress.types import Form, PerBlock, QuantScheme
 
 FEW_ROWS = 32
 """Up to this many rows a product reads its weight for longer than it multiplies, and smaller codes are faster."""
@@ -62,7 +62,7 @@ def choose_forms(layers: Sequence[Layer], preference: Preference, recipe: Recipe
         elif layer.name not in selected:
             chosen[layer.name] = Keep("left out by the recipe's include and exclude")
         else:
-            form = _form(layer, preference, shapes)
+            form = _form(layer, preference, recipe, shapes)
             trifle = layer.bytes < least and form not in (Form.STATIC, Form.DYNAMIC)
             chosen[layer.name] = Keep("would save less than 0.01 % of the weights") if trifle else form
     return chosen
@@ -78,18 +78,29 @@ def static_nodes(model: Model, layers: Iterable[Layer], chosen: Mapping[str, For
     return [node for node in model.graph if node in wanted]
 
 
-def stored_form(layer: Layer, shapes: Shapes) -> Form:
+def stored_form(layer: Layer, recipe: Recipe, shapes: Shapes) -> Form:
     """The form of a layer that stays in float arithmetic."""
-    if Form.GATHERED in layer.forms:
+    if _suits(Form.GATHERED, layer, recipe.weights):
         return Form.GATHERED
-    return Form.WEIGHT_ONLY if Form.WEIGHT_ONLY in layer.forms and _few_rows(layer, shapes) else Form.FOLDED
+    return Form.WEIGHT_ONLY if _suits(Form.WEIGHT_ONLY, layer, recipe.weights) and _few_rows(layer, shapes) else Form.FOLDED
 
 
-def _form(layer: Layer, preference: Preference, shapes: Shapes) -> Form:
+def _form(layer: Layer, preference: Preference, recipe: Recipe, shapes: Shapes) -> Form:
     wanted = preference.convolution if layer.operator.op_type == "Conv" else preference.product
-    if wanted in layer.forms and wanted in (Form.STATIC, Form.DYNAMIC) and not is_stem(layer):
-        return wanted
-    return stored_form(layer, shapes)
+    integer = wanted in (Form.STATIC, Form.DYNAMIC)
+    return (
+        wanted
+        if integer and _suits(wanted, layer, recipe.weights) and not is_stem(layer)
+        else stored_form(layer, recipe, shapes)
+    )
+
+
+def _suits(form: Form, layer: Layer, scheme: QuantScheme) -> bool:
+    """Whether the layer can take the form with this scheme; folded weights can have any scheme."""
+    if form not in layer.forms or scheme.bits > 8 or isinstance(scheme.granularity, PerBlock):
+        return form is Form.FOLDED
+    plain = scheme.symmetric and scheme.signed
+    return plain or form in (Form.STATIC, Form.FOLDED)
 
 
 def is_stem(layer: Layer) -> bool:

@@ -11,7 +11,7 @@ from qcompress.graph.model import dtype_name
 from qcompress.operators import Layer
 from qcompress.quantize import scale_shape
 from qcompress.results import WeightRow
-from qcompress.types import Form, QuantScheme
+from qcompress.types import Form, PerChannel, QuantScheme
 
 
 def coverage(layers: Sequence[Layer], decisions: Mapping[str, Quantize | Keep]) -> tuple[WeightRow, ...]:
@@ -44,6 +44,6 @@ def _row(layer: Layer, decision: Quantize | Keep) -> WeightRow:
         layer.bytes,
         after,
         decision.form.value,
-        str(decision.scheme),
+        str(scheme if isinstance(scheme.granularity, PerChannel) else decision.scheme),
         float(scheme.bits),
     )

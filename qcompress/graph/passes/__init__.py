@@ -6,15 +6,25 @@ from qcompress.graph.model import Model
 from qcompress.graph.passes.affine import fold_affine
 from qcompress.graph.passes.constants import fold_constants, lift_constants
 from qcompress.graph.passes.float16 import widen_float16
-from qcompress.graph.passes.initializers import tidy_initializers
+from qcompress.graph.passes.identities import read_identities
+from qcompress.graph.passes.initializers import unlist_initializers
+from qcompress.graph.passes.inline import inline_functions
+from qcompress.graph.passes.names import unique_names
 from qcompress.graph.passes.pads import fold_pads
 from qcompress.graph.passes.unused import remove_unused
 
 Pass = Callable[[Model], int]
 
+UNPACKING: dict[str, Pass] = {
+    "inline functions": inline_functions,
+    "unlist initializers": unlist_initializers,
+}
+"""What must be done before the operator set is raised: the converter drops functions and adds initializers."""
+
 PREPARATION: dict[str, Pass] = {
     "lift constants": lift_constants,
-    "tidy initializers": tidy_initializers,
+    "read identities": read_identities,
+    "unique names": unique_names,
     "widen float16": widen_float16,
     "fold constants": fold_constants,
     "fold pads": fold_pads,
@@ -22,6 +32,11 @@ PREPARATION: dict[str, Pass] = {
     "remove unused": remove_unused,
 }
 """The passes in the order they run; each returns how many places it changed and keeps every layer's name."""
+
+
+def unpack(model: Model) -> dict[str, int]:
+    """Run every unpacking pass on the model, in place; returns pass name -> places changed."""
+    return {name: run(model) for name, run in UNPACKING.items()}
 
 
 def prepare(model: Model) -> dict[str, int]:
