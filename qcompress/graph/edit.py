@@ -38,18 +38,28 @@ def graph_of(value: ir.Value) -> ir.Graph:
     return graph
 
 
-class Editor:
-    """Adds nodes and constants to one graph under names that are free and the same in every run."""
+def taken_names(main: ir.Graph) -> set[str]:
+    """The names of all nodes and tensors of a graph and of the bodies in it."""
+    names: set[str | None] = {value.name for value in main.inputs} | set(main.initializers)
+    for node in main.all_nodes():
+        names.add(node.name)
+        names.update(value.name for value in node.outputs)
+        for body in node_graphs(node):
+            names.update(value.name for value in body.inputs)
+            names.update(body.initializers)
+    return {name for name in names if name}
 
-    def __init__(self, graph: ir.Graph) -> None:
+
+class Editor:
+    """Adds nodes and constants to one graph under names that are free and the same in every run.
+
+    ``names``: names taken anywhere in the model, shared by the editors of all its graphs, since a body must not use a name
+    of the graphs around it; the main graph's editor can find them itself.
+    """
+
+    def __init__(self, graph: ir.Graph, names: set[str] | None = None) -> None:
         self.graph = graph
-        self._names = {value.name for value in graph.inputs} | set(graph.initializers)
-        for node in graph.all_nodes():
-            self._names.add(node.name)
-            self._names.update(value.name for value in node.outputs)
-            for body in node_graphs(node):
-                self._names.update(value.name for value in body.inputs)
-                self._names.update(body.initializers)
+        self._names = taken_names(graph) if names is None else names
 
     def name(self, wanted: str) -> str:
         """``wanted``, or with a number behind it when taken."""

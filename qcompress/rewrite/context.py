@@ -9,7 +9,7 @@ import numpy as np
 
 from qcompress.decisions import CompressionPlan, Quantize
 from qcompress.graph import Graph, Model, Node, Value
-from qcompress.graph.edit import Editor
+from qcompress.graph.edit import Editor, taken_names
 from qcompress.operators import Layer
 from qcompress.quantize import quantize_weight
 from qcompress.types import Array, QuantizedTensor
@@ -23,6 +23,8 @@ class Context:
     plan: CompressionPlan
     integer_nodes: frozenset[str]
     editors: dict[Graph, Editor] = field(default_factory=dict)
+    names: set[str] = field(default_factory=set)
+    """Names taken anywhere in the model."""
     shared: dict[str, Value] = field(default_factory=dict)
     """Scales and zero points of activations that several nodes read."""
     dynamic_inputs: dict[Value, tuple[Value, Value, Value]] = field(default_factory=dict)
@@ -31,7 +33,8 @@ class Context:
     def editor(self, graph: Graph) -> Editor:
         """The editor of a graph, the same at every call."""
         if graph not in self.editors:
-            self.editors[graph] = Editor(graph)
+            self.names = self.names or taken_names(self.model.graph)
+            self.editors[graph] = Editor(graph, self.names)
         return self.editors[graph]
 
     def activation_scale(self, tensor: str) -> Value:

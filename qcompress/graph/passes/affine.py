@@ -64,17 +64,19 @@ def _affine_of(node: ir.Node, layer: ir.Node) -> _Affine | None:
     if vector is None:
         return None
     if node.op_type in ("Mul", "Div"):
-        return _Affine(vector if node.op_type == "Mul" else 1.0 / vector, None)
+        with np.errstate(divide="ignore"):  # infinite gains are refused with the products they make
+            return _Affine(vector if node.op_type == "Mul" else 1.0 / vector, None)
     return _Affine(None, vector if node.op_type == "Add" else -vector)
 
 
 def _batch_norm(node: ir.Node) -> _Affine | None:
     arrays = [constant_array(value) for value in node.inputs[1:5]]
     gamma, beta, mean, variance = (None if array is None else array.astype(np.float64) for array in arrays)
-    if gamma is None or beta is None or mean is None or variance is None:
+    if gamma is None or beta is None or mean is None or variance is None or gamma.ndim != 1:
         return None
-    gain = gamma / np.sqrt(variance + float_attribute(node, "epsilon", 1e-5))
-    return _Affine(gain, beta - gain * mean)
+    with np.errstate(all="ignore"):  # what is not finite is refused later
+        gain = gamma / np.sqrt(variance + float_attribute(node, "epsilon", 1e-5))
+        return _Affine(gain, beta - gain * mean)
 
 
 def _per_channel(operand: Array, rank: int, channels: int) -> Array | None:
@@ -99,32 +101,31 @@ def _apply(layer: ir.Node, affine: _Affine, editor: Editor) -> bool:
     bias = constant_array(bias_value)
     if weight is None or weight_value is None or weight.dtype != np.float32 or (bias_value is not None and bias is None):
         return False
-    channels = _out_channels(layer, weight)
+    with np.errstate(all="ignore"):
+        new_bias = np.zeros(_out_channels(layer, weight)) if bias is None else bias.astype(np.float64)
+        new_bias = new_bias if affine.gain is None else new_bias * affine.gain
+        new_bias = (new_bias if affine.offset is None else new_bias + affine.offset).astype(np.float32)
+    if not np.all(np.isfinite(new_bias)):
+        return False
     if affine.gain is not None:
         if layer.op_type == "ConvTranspose" and int_attribute(layer, "group", 1) != 1 and affine.gain.size != 1:
             return False
         axis = 0 if layer.op_type == "Conv" else 1
         gain_shape = [1] * weight.ndim
         gain_shape[axis] = -1
-        scaled = (weight * affine.gain.reshape(gain_shape)).astype(
-            np.float32
-        )  # gain: (channels,) -> (1, .., channels, .., 1)
+        with np.errstate(all="ignore"):  # gain: (channels,) -> (1, .., channels, .., 1)
+            scaled = (weight * affine.gain.reshape(gain_shape)).astype(np.float32)
         if not np.all(np.isfinite(scaled)):
             return False
         _replace_input(layer, 1, weight_value, scaled, editor)
-    new_bias = np.zeros(channels) if bias is None else bias.astype(np.float64)
-    if affine.gain is not None:
-        new_bias = new_bias * affine.gain
-    if affine.offset is not None:
-        new_bias = new_bias + affine.offset
     if bias_value is not None or np.any(new_bias):
-        _replace_input(layer, 2, bias_value, new_bias.astype(np.float32), editor)
+        _replace_input(layer, 2, bias_value, new_bias, editor)
     return True
 
 
 def _replace_input(layer: ir.Node, index: int, value: ir.Value | None, array: Array, editor: Editor) -> None:
     """Put ``array`` into an input of the layer: in place when the constant is its own, else under a new name."""
-    if value is not None and len(value.uses()) == 1:
+    if value is not None and len(value.uses()) == 1 and not value.is_graph_output():
         set_constant(value, array)
         return
     fresh = editor.constant(value.name if value is not None and value.name else f"{layer.name}_bias", array)

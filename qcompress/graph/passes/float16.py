@@ -6,7 +6,16 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from qcompress.graph.edit import FLOAT, Editor, bypass, constant_array, int_attribute, replace_uses, set_constant
+from qcompress.graph.edit import (
+    FLOAT,
+    Editor,
+    bypass,
+    constant_array,
+    int_attribute,
+    replace_uses,
+    set_constant,
+    taken_names,
+)
 from qcompress.graph.model import Model
 
 HALF_STORED = "qcompress.float16"
@@ -35,11 +44,13 @@ def widen_float16(model: Model) -> int:
 def narrow_float16(model: Model) -> int:
     """Store what is still float32 but was float16 in the file as float16 behind a Cast the runtime folds at load."""
     narrowed = 0
+    names = taken_names(model.graph)
     for graph in model.ir.graphs():
-        editor = Editor(graph)
+        editor = Editor(graph, names)
         for value in list(graph.initializers.values()):
             array = constant_array(value)
-            if array is None or not value.meta.get(HALF_STORED) or array.dtype != np.float32 or not value.uses():
+            half_stored = array is not None and value.meta.get(HALF_STORED) and array.dtype == np.float32
+            if array is None or not half_stored or not value.uses() or value.is_graph_output():
                 continue
             with np.errstate(over="ignore"):
                 half = array.astype(np.float16)
@@ -59,15 +70,14 @@ def _keep_interface(model: Model) -> None:
     graph = model.graph
     editor = Editor(graph)
     for value in graph.inputs:
+        value.meta["interface"] = True
         if value.dtype == ir.DataType.FLOAT16 and value.uses():
             uses = list(value.uses())
             wide = editor.node("Cast", [value], f"{value.name}_float", {"to": FLOAT})
             replace_uses(value, wide, [(use.node, use.idx) for use in uses])
             graph.insert_before(graph[0], [node for node in [wide.producer()] if node is not None])
-            value.meta["interface"] = True
     for index, value in enumerate(list(graph.outputs)):
-        producer = value.producer()
-        if value.dtype != ir.DataType.FLOAT16 or producer is None:
+        if value.dtype != ir.DataType.FLOAT16 or value.is_graph_input():
             continue
         name, value.name = value.name or "", editor.name(f"{value.name}_float")
         narrow = ir.Value(name=name, shape=value.shape, type=ir.TensorType(ir.DataType.FLOAT16))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from qcompress.graph.edit import bypass, constant_array, ints_attribute, string_attribute
+from qcompress.graph.edit import bypass, constant_array, float_attribute, ints_attribute, string_attribute
 from qcompress.graph.model import Model
 
 
@@ -28,6 +28,7 @@ def fold_pads(model: Model) -> int:
             continue
         for reader in readers:
             own = ints_attribute(reader, "pads") or (0,) * (2 * (rank - 2))
+            reader.attributes.pop("auto_pad", None)  # VALID would overrule the pads
             total = [int(a + b) for a, b in zip(own, [*begins, *ends], strict=True)]
             reader.attributes["pads"] = ir.AttrInt64s("pads", total)
         source = node.inputs[0]
@@ -47,7 +48,8 @@ def _zero_pads(node: ir.Node) -> tuple[int, ...] | None:
     if string_attribute(node, "mode", "constant") != "constant":
         return None
     if len(node.inputs) < 2:
-        return ints_attribute(node, "pads") or None  # before opset 11 an attribute
+        zero = float_attribute(node, "value", 0.0) == 0.0
+        return (ints_attribute(node, "pads") or None) if zero else None  # before opset 11 attributes
     if len(node.inputs) > 3 and node.inputs[3] is not None:
         return None
     if len(node.inputs) > 2 and node.inputs[2] is not None:
