@@ -126,7 +126,7 @@ def compress(
             kernels=measure_kernels(written, SessionSettings(threads=options.threads)),
             coverage=rows,
             gates=check_gates(recipe.gates, size, latency, accuracy) + check_promise(recipe.gates, latency),
-            notes=plan.notes,
+            notes=(*plan.notes, *_remarks(parts, evaluation)),
             versions=versions(),
         )
         if not (options.discard_on_fail and report.exit_code):
@@ -286,6 +286,12 @@ def _first_feeds(dataset: Dataset, count: int) -> list[Feed]:
         if len(feeds) == count:
             break
     return feeds
+
+
+def _remarks(parts: Parts | None, evaluation: Dataset | None) -> tuple[str, ...]:
+    if parts is not None and evaluation is None:
+        return ("the data is one feed or fewer than 4 samples: none was held out, so accuracy was not measured",)
+    return () if evaluation is None else evaluation.notes
 
 
 def _open(model: Model, spec: str, options: RunOptions) -> Dataset:

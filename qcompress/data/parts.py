@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qcompress.data.dataset import Dataset
+from qcompress.errors import DataError
 
 LEAST_SAMPLES = 4
 """With fewer samples than this nothing is held out."""
@@ -28,13 +29,13 @@ def cut(dataset: Dataset, held_out: float, seed: int) -> Parts:
         dataset: the calibration data.
         held_out: share, between 0 and 1.
         seed: of the random choice of samples.
-
-    Raises:
-        DataError: the source fails while it is counted.
     """
     if held_out <= 0.0 or (dataset.samples is not None and dataset.samples < LEAST_SAMPLES):
         return Parts(dataset, None, None)
-    fit, held = dataset.split(held_out, seed)
+    try:
+        fit, held = dataset.split(held_out, seed)
+    except DataError:  # one feed, however many samples it holds; other trouble shows again when the data is read
+        return Parts(dataset, None, None)
     if held.samples is not None and held.samples < 2:
         return Parts(fit, None, held)
     choose, report = held.split(0.5, seed)

@@ -28,13 +28,18 @@ def check_gates(
 SLOWER = 0.95
 """Below this the compressed model is slower beyond what two loads of one model differ by on a busy machine."""
 
+SLOWER_IN_FEW_ROUNDS = 0.8
+FEW_ROUNDS = 25
+"""In fewer rounds a burst of other work can move the whole interval: a model against itself came out at 0.86 in seven."""
+
 
 def check_promise(gates: Gates, latency: LatencyReport | None) -> tuple[GateResult, ...]:
     """Fail when nobody set a limit and the result is clearly slower than the original all the same."""
     if gates.min_speedup is not None or latency is None:
         return ()
     speedup = latency.speedup
-    if speedup.high is None or speedup.high >= SLOWER:
+    limit = SLOWER if latency.rounds >= FEW_ROUNDS else SLOWER_IN_FEW_ROUNDS
+    if speedup.high is None or speedup.high >= limit:
         return ()
     told = f"slower than the original: {speedup.value:.2f}x{_range(speedup, '.2f')}; recipe int8-weights keeps float speed"
     return (GateResult("never_slower", 1.0, speedup.value, False, told),)

@@ -57,6 +57,8 @@ def can_shift(node: Node) -> bool:
     if holder is None:
         return False
     owner, index = holder
+    if owner.op_type == "Gemm" and float_attribute(owner, "beta", 1.0) != 1.0:
+        return False
     value = owner.inputs[index] if len(owner.inputs) > index else None
     return value is None or constant_array(value) is not None
 

@@ -10,6 +10,7 @@ import numpy as np
 from qcompress.graph import Graph, Model, Node, Value
 from qcompress.graph.edit import constant_array, int_attribute, ints_attribute, is_constant
 from qcompress.graph.model import dtype_name
+from qcompress.graph.passes.float16 import HALF_STORED
 from qcompress.operators.flow import can_be_static, is_plain_product
 from qcompress.operators.table import OPERATORS, Operator, Role
 from qcompress.types import Array, Form, PerBlock, PerChannel, PerTensor, QuantScheme
@@ -84,14 +85,21 @@ class Layer:
     def bytes(self) -> int:
         """Bytes of the weight as stored."""
         tensor = self.weight.const_value
-        return 0 if tensor is None else int(tensor.nbytes)
+        return 0 if tensor is None else int(tensor.size * 2 if self.stored_dtype == "float16" else tensor.nbytes)
+
+    @property
+    def stored_dtype(self) -> str:
+        """The element type in the file: float16 weights are float32 only while the model is worked on."""
+        if self.weight.dtype is None:
+            return ""
+        return "float16" if self.weight.meta.get(HALF_STORED) else dtype_name(self.weight.dtype)
 
     def scheme(self, wanted: QuantScheme) -> QuantScheme:
         """The wanted scheme on this weight's own axes.
 
         A channel of a recurrent weight is a row of each direction. Blocks that do not divide the axis become channels.
         """
-        if isinstance(wanted.granularity, PerTensor) or self.axis is None:
+        if isinstance(wanted.granularity, PerTensor) or self.axis is None or len(self.shape) < 2:
             return wanted.per_tensor()
         if isinstance(wanted.granularity, PerBlock) and self.shape[self.reduction_axis] % wanted.granularity.size == 0:
             return wanted.on_axis(self.reduction_axis)
@@ -113,7 +121,10 @@ class Layer:
         """The axis that products are summed along (the first, where a kernel has several)."""
         if self.operator.op_type in ("Conv", "ConvTranspose"):
             return 1 if self.operator.op_type == "Conv" else 0
-        return 1 - self.axis if self.axis is not None and len(self.shape) == 2 else len(self.shape) - 1
+        last = len(self.shape) - 1
+        if self.axis is not None and self.axis == last:  # (.., in, out)
+            return max(last - 1, 0)
+        return last
 
 
 def find_layers(model: Model) -> list[Layer]:
@@ -127,9 +138,19 @@ def find_layers(model: Model) -> list[Layer]:
                     continue
                 seen.add(value)
                 owner = value.graph
-                if isinstance(owner, Graph) and _is_float(value) and value.const_value.size > 1:
+                if isinstance(owner, Graph) and _is_float(value) and _is_weight(value):
                     layers.append(_layer(value, owner, model))
+        for value in graph.outputs:
+            if value not in seen and value.is_initializer() and _is_float(value):
+                seen.add(value)
+                layers.append(_layer(value, graph, model))
     return layers
+
+
+def _is_weight(value: Value) -> bool:
+    """Whether a float constant is listed: arrays are, single numbers and empty arrays only where weights are expected."""
+    size = 0 if value.const_value is None else value.const_value.size
+    return size > 1 or any(use.is_weight for use in _uses(value))
 
 
 def _layer(value: Value, graph: Graph, model: Model) -> Layer:
@@ -138,7 +159,7 @@ def _layer(value: Value, graph: Graph, model: Model) -> Layer:
     reason = _why_kept(value, uses)
     axis = None if not weighted else _channel_axis(weighted[0], value)
     ordered = (*weighted, *(use for use in uses if not use.is_weight))
-    forms = () if reason else _forms(ordered, value, graph is model.graph)
+    forms = () if reason else _forms(ordered, value, all(use.node.graph is model.graph for use in ordered))
     if model.opset < CHANNEL_SCALES:  # the operator set could not be raised: ordinary operators only
         forms = tuple(form for form in forms if form in (Form.FOLDED, Form.GATHERED))
     return Layer(value, graph, model.graph, ordered, reason, axis, forms)
@@ -147,8 +168,9 @@ def _layer(value: Value, graph: Graph, model: Model) -> Layer:
 def _uses(value: Value) -> Iterator[Use]:
     for use in value.uses():
         node = use.node
-        swaps = node.op_type == "Transpose" and node.domain == "" and tuple(ints_attribute(node, "perm")) == (1, 0)
-        if swaps and not node.outputs[0].is_graph_output():
+        two_axes = value.const_value is not None and len(value.const_value.shape) == 2
+        swaps = node.op_type == "Transpose" and node.domain == "" and ints_attribute(node, "perm") in ((1, 0), ())
+        if swaps and two_axes and not node.outputs[0].is_graph_output():
             for behind in node.outputs[0].uses():
                 yield Use(behind.node, behind.idx, transposed=True)
         else:

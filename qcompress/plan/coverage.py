@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from qcompress.decisions import Keep, Quantize
-from qcompress.graph.model import dtype_name
 from qcompress.operators import Layer
 from qcompress.quantize import scale_shape
 from qcompress.results import WeightRow
@@ -27,7 +26,7 @@ def as_decisions(chosen: Mapping[str, Form | Keep], scheme: QuantScheme) -> dict
 def _row(layer: Layer, decision: Quantize | Keep) -> WeightRow:
     names = tuple(dict.fromkeys(use.node.name or "" for use in layer.uses))
     kinds = tuple(dict.fromkeys(use.node.op_type for use in layer.uses))
-    dtype = "" if layer.weight.dtype is None else dtype_name(layer.weight.dtype)
+    dtype = layer.stored_dtype
     if isinstance(decision, Keep):
         return WeightRow(layer.name, names, kinds, layer.shape, dtype, layer.bytes, layer.bytes, reason=decision.reason)
     scheme = layer.scheme(decision.scheme)

@@ -83,7 +83,9 @@ def shift_probes(layers: Sequence[Layer], clips: Mapping[str, tuple[float, ...]]
     axes: dict[str, int] = {}
     targets: dict[str, str] = {}
     for layer in layers:
-        users = [use for use in layer.uses if _input(layer) and not use.transposed and can_shift(use.node)]
+        users = [
+            use for use in layer.uses if _input(layer) and use.index == 1 and not use.transposed and can_shift(use.node)
+        ]
         if layer.operator.role is not Role.LINEAR or not users:
             continue
         weight = layer.array

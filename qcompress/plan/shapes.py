@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from qcompress.errors import ModelError
 from qcompress.graph import Model, extend
 from qcompress.runtime import SessionSettings, open_session
 from qcompress.types import Feed, NodeSpec
@@ -19,8 +20,13 @@ def observe_shapes(model: Model, feed: Feed) -> dict[str, tuple[int, ...]]:
     """
     tensors = [output.name for node in model.graph for output in node.outputs if output.name]
     nodes = [NodeSpec("Shape", (name,), (_PREFIX + name,)) for name in tensors]
-    session = open_session(
-        extend(model, nodes, {}, [_PREFIX + name for name in tensors]), SessionSettings(early_release=True)
-    )
+    fed = {name: tuple(np.shape(array)) for name, array in feed.items()}
+    try:
+        session = open_session(
+            extend(model, nodes, {}, [_PREFIX + name for name in tensors]), SessionSettings(early_release=True)
+        )
+    except ModelError:  # sequences and maps have no shape; without shapes planning assumes that integers pay
+        open_session(model.path).run(feed)
+        return fed
     shapes = {name.removeprefix(_PREFIX): tuple(int(dim) for dim in shape) for name, shape in session.run(feed).items()}
-    return shapes | {name: tuple(np.shape(array)) for name, array in feed.items()}
+    return shapes | fed

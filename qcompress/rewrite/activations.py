@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from qcompress.errors import RecipeError
 from qcompress.graph import Node, Value
 from qcompress.operators.flow import activation_inputs, clip_bounds, needs_integer_output
 from qcompress.rewrite.context import Context
@@ -15,7 +18,9 @@ def write_activations(context: Context) -> None:
     """
     values = _values(context)
     for name in context.plan.activations:
-        value = values[name]
+        value = values.get(name)
+        if value is None:
+            raise RecipeError(f"the plan names tensor {name!r}, which the model does not have", "make the plan again")
         integer_users = [(use.node, use.idx) for use in value.uses() if _reads_activation(context, use.node, value)]
         whole = _is_integer_product(context, value, len(integer_users))
         if integer_users or whole:
@@ -43,7 +48,7 @@ def _write(context: Context, value: Value, users: list[tuple[Node, int]], whole:
 def _before_absorbed(context: Context, value: Value) -> Value:
     """What to quantize: the input of a Relu or Clip that saturation makes superfluous, else the value itself.
 
-    A code can only stand for (qmin - zero_point) * scale to (qmax - zero_point) * scale; when that lies inside the bounds,
+    A code can only stand for (least - zero_point) * scale to (largest - zero_point) * scale, by its storage type; when that lies inside the bounds,
     clipping first changes no code.
     """
     producer = value.producer()
@@ -53,11 +58,11 @@ def _before_absorbed(context: Context, value: Value) -> Value:
         or (len(value.uses()) == 0 and not value.is_graph_output())
     ):
         return value
-    scheme, activation = context.plan.activation_scheme, context.plan.activations[value.name or ""]
+    codes, activation = np.iinfo(context.plan.activation_scheme.storage), context.plan.activations[value.name or ""]
     low, high = clip_bounds(producer)
     tolerance = 1e-5 * activation.scale
-    inside = (scheme.qmin - activation.zero_point) * activation.scale >= low - tolerance
-    inside &= (scheme.qmax - activation.zero_point) * activation.scale <= high + tolerance
+    inside = (int(codes.min) - activation.zero_point) * activation.scale >= low - tolerance
+    inside &= (int(codes.max) - activation.zero_point) * activation.scale <= high + tolerance
     source = producer.inputs[0]
     return source if inside and source is not None and not context.is_integer(producer) else value
 

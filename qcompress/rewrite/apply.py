@@ -19,7 +19,7 @@ def apply_plan(plan: CompressionPlan, model: Model, progress: Progress = SILENT)
     """Rewrite the model in place; returns weight -> bytes it takes now, scales included.
 
     Raises:
-        RecipeError: the plan names a weight the model does not have.
+        RecipeError: the plan names something the model does not have, or a form that a weight cannot take.
     """
     shift_biases(model, plan.bias_shifts)
     layers = {layer.name: layer for layer in find_layers(model)}
@@ -31,6 +31,10 @@ def apply_plan(plan: CompressionPlan, model: Model, progress: Progress = SILENT)
     with progress.stage("rewrite", len(plan.weights), "weights") as stage:
         for name, decision in plan.weights.items():
             if isinstance(decision, Quantize):
+                if decision.form not in layers[name].forms:
+                    raise RecipeError(
+                        f"the plan wants weight {name!r} {decision.form.value}, which it cannot be", "make the plan again"
+                    )
                 sizes[name] = FORMS[decision.form](context, layers[name], decision)
             stage.advance()
     write_activations(context)

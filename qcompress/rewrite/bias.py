@@ -29,7 +29,8 @@ def _shift(editor: Editor, node: Node, shift: Array) -> None:
     value = owner.inputs[index] if len(owner.inputs) > index else None
     bias = constant_array(value)
     new = (shift if bias is None else bias.astype(np.float64) + shift).astype(np.float32)
-    if value is not None and len(value.uses()) == 1 and new.shape == (bias.shape if bias is not None else None):
+    own = value is not None and len(value.uses()) == 1 and not value.is_graph_output()
+    if own and value is not None and new.shape == (bias.shape if bias is not None else None):
         set_constant(value, new)
         return
     if len(owner.inputs) <= index:

@@ -70,6 +70,13 @@ def encode(layer: Layer, decision: Quantize, least_scale: Array | None = None) -
     return quantize_weight(layer.array, layer.scheme(decision.scheme), decision.clip, least_scale)
 
 
+def place_before_user(context: Context, node: Node, values: list[Value]) -> None:
+    """Place the producers of ``values``, in order, right before ``node``, in whichever graph that is."""
+    if not isinstance(node.graph, Graph):
+        raise TypeError(f"{node.name} lies outside every graph")
+    context.editor(node.graph).place_before(node, values)
+
+
 def stored_bytes(quantized: QuantizedTensor) -> int:
     """Bytes of codes, scales and, where they are not implied, zero points."""
     zero_points = 0 if quantized.scheme.symmetric and quantized.scheme.signed else quantized.zero_point.nbytes

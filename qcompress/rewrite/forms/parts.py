@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qcompress.graph import Node, Value
+from qcompress.graph import Value
 from qcompress.graph.edit import Editor
 from qcompress.types import PerChannel, QuantizedTensor
 
@@ -21,11 +21,3 @@ def dequantize(editor: Editor, quantized: QuantizedTensor, name: str, copies: in
     granularity = quantized.scheme.granularity
     attributes = {"axis": granularity.axis} if isinstance(granularity, PerChannel) else {}
     return [editor.node("DequantizeLinear", inputs, f"{name}/dq", attributes) for _ in range(copies)]
-
-
-def place_before_users(editor: Editor, value: Value, users: list[Node]) -> None:
-    """Place the producer of ``value`` before all of its users: at the start of the graph, where constants are at home."""
-    if len(users) == 1 and users[0].graph is editor.graph:
-        editor.place_before(users[0], [value])
-    else:
-        editor.place_before(editor.graph[0], [value])

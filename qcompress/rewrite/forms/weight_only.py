@@ -9,7 +9,7 @@ import numpy as np
 from qcompress.decisions import Quantize
 from qcompress.graph.edit import int_attribute, set_attribute
 from qcompress.operators import Layer, Role
-from qcompress.rewrite.context import Context, encode, stored_bytes
+from qcompress.rewrite.context import Context, encode, place_before_user, stored_bytes
 from qcompress.rewrite.forms.gathered import gather_rows
 from qcompress.rewrite.forms.parts import dequantize
 from qcompress.types import PerChannel, QuantizedTensor
@@ -20,13 +20,16 @@ def write_weight_only(context: Context, layer: Layer, decision: Quantize) -> int
 
     Case 1: MatMul reads the decoded weight (in, out) as it is.
     Case 2: MatMul reads a table (out, in) through a Transpose: DequantizeLinear, Transpose, MatMul.
-    Case 3: Gemm with transB: codes are transposed and transB dropped, since only then the runtime has a kernel.
+    Case 3: Gemm with transB: codes are transposed and transB dropped, since only then the runtime has a kernel. Not those
+    of a table that is also gathered from.
     """
     quantized = encode(layer, decision)
     editor = context.editor(layer.graph)
     lookups = [use for use in layer.uses if use.operator is not None and use.operator.role is Role.LOOKUP]
     products = [use for use in layer.uses if use not in lookups]
-    if all(use.node.op_type == "Gemm" and int_attribute(use.node, "transB", 0) for use in products):  # Case 3
+    if not lookups and all(
+        use.node.op_type == "Gemm" and int_attribute(use.node, "transB", 0) for use in products
+    ):  # Case 3
         quantized = _transposed(quantized)
         for use in products:
             set_attribute(use.node, "transB", 0)
@@ -36,10 +39,10 @@ def write_weight_only(context: Context, layer: Layer, decision: Quantize) -> int
         steps = [value]
         if use.transposed:  # Case 2
             steps.append(editor.node("Transpose", [value], f"{layer.name}_turned", {"perm": [1, 0]}))
-        context.editor(layer.graph).place_before(use.node, steps)
+        place_before_user(context, use.node, steps)
         use.node.replace_input_with(use.index, steps[-1])
     for use in lookups:
-        gather_rows(context, use.node, quantized, (codes, scale))
+        gather_rows(context, layer, use.node, quantized, (codes, scale))
     return stored_bytes(quantized)
 
 
