@@ -71,7 +71,7 @@ class CompressionPlan:
             "bias_shifts": {name: list(shift) for name, shift in self.bias_shifts.items()},
             "notes": list(self.notes),
         }
-        return json.dumps(table, indent=1, ensure_ascii=False) + "\n"
+        return "{\n" + ",\n".join(f" {json.dumps(key)}: {_lines(value)}" for key, value in table.items()) + "\n}\n"
 
     @classmethod
     def from_json(cls, text: str) -> CompressionPlan:
@@ -98,6 +98,16 @@ class CompressionPlan:
             )
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise RecipeError(f"this is not a plan: {error!r}", "make one with qcompress plan") from error
+
+
+def _lines(value: object) -> str:
+    """A JSON value with one line for each entry of a table, so that plans can be read and compared."""
+    if not isinstance(value, dict) or not value:
+        return json.dumps(value, ensure_ascii=False)
+    entries = (
+        f"  {json.dumps(key, ensure_ascii=False)}: {json.dumps(item, ensure_ascii=False)}" for key, item in value.items()
+    )
+    return "{\n" + ",\n".join(entries) + "\n }"
 
 
 def _decision_to_json(decision: Quantize | Keep) -> dict[str, Any]:

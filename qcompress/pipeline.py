@@ -29,7 +29,7 @@ from qcompress.measure import (
 from qcompress.operators import find_layers
 from qcompress.operators.layers import CHANNEL_SCALES
 from qcompress.plan.choose import PREFERENCES, choose_forms
-from qcompress.plan.coverage import as_decisions, coverage
+from qcompress.plan.coverage import as_decisions, coverage, with_biases
 from qcompress.planning import make_plan
 from qcompress.progress import SILENT, Progress
 from qcompress.recipe import Mode, Recipe, load_recipe
@@ -103,7 +103,7 @@ def compress(
     elif plan.source != digest(source):
         raise RecipeError("the plan was made for another model", f"make it again: qcompress plan {source}")
     rows = coverage(find_layers(prepared), plan.weights)
-    apply_plan(plan, prepared, progress)
+    rows = with_biases(rows, apply_plan(plan, prepared, progress))
     if not any(row.form for row in rows):
         raise NothingToCompressError(f"{source}: no weight can be compressed", "qcompress inspect says why")
     with TemporaryDirectory(prefix=".qcompress-", dir=_folder(target)) as folder:

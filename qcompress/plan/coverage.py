@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,6 +17,16 @@ from qcompress.types import Form, PerChannel, QuantScheme
 def coverage(layers: Sequence[Layer], decisions: Mapping[str, Quantize | Keep]) -> tuple[WeightRow, ...]:
     """The rows in graph order; bytes after are those of codes and scales."""
     return tuple(_row(layer, decisions[layer.name]) for layer in layers if layer.name in decisions)
+
+
+def with_biases(rows: Sequence[WeightRow], biases: Mapping[str, int]) -> tuple[WeightRow, ...]:
+    """The rows with the biases that became int32; ``biases``: name -> bytes they take now."""
+    return tuple(
+        replace(row, bytes_after=biases[row.weight], form=Form.STATIC.value, scheme="int32", bits=32.0, reason=None)
+        if row.weight in biases and row.form is None
+        else row
+        for row in rows
+    )
 
 
 def as_decisions(chosen: Mapping[str, Form | Keep], scheme: QuantScheme) -> dict[str, Quantize | Keep]:

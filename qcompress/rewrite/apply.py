@@ -16,7 +16,7 @@ from qcompress.rewrite.forms import FORMS
 
 
 def apply_plan(plan: CompressionPlan, model: Model, progress: Progress = SILENT) -> dict[str, int]:
-    """Rewrite the model in place; returns weight -> bytes it takes now, scales included.
+    """Rewrite the model in place; returns bias -> bytes, for every bias that is stored as int32 now.
 
     Raises:
         RecipeError: the plan names something the model does not have, or a form that a weight cannot take.
@@ -27,7 +27,6 @@ def apply_plan(plan: CompressionPlan, model: Model, progress: Progress = SILENT)
     if missing:
         raise RecipeError(f"the plan names weight {missing[0]!r}, which the model does not have", "make the plan again")
     context = Context(model, plan, frozenset(plan.integer_nodes))
-    sizes: dict[str, int] = {}
     with progress.stage("rewrite", len(plan.weights), "weights") as stage:
         for name, decision in plan.weights.items():
             if isinstance(decision, Quantize):
@@ -35,10 +34,10 @@ def apply_plan(plan: CompressionPlan, model: Model, progress: Progress = SILENT)
                     raise RecipeError(
                         f"the plan wants weight {name!r} {decision.form.value}, which it cannot be", "make the plan again"
                     )
-                sizes[name] = FORMS[decision.form](context, layers[name], decision)
+                FORMS[decision.form](context, layers[name], decision)
             stage.advance()
     write_activations(context)
     remove_unused(model)
     narrow_float16(model)
     forget_inferred(model)
-    return sizes
+    return context.biases

@@ -27,6 +27,8 @@ class Context:
     """Names taken anywhere in the model."""
     shared: dict[str, Value] = field(default_factory=dict)
     """Scales and zero points of activations that several nodes read."""
+    biases: dict[str, int] = field(default_factory=dict)
+    """Bias -> bytes it takes as int32, scales included."""
     dynamic_inputs: dict[Value, tuple[Value, Value, Value]] = field(default_factory=dict)
     """Tensor -> its dynamically quantized codes, scale and zero point, for all products that read it."""
 
@@ -61,8 +63,8 @@ class Context:
         return node.graph is self.model.graph and node.name in self.integer_nodes
 
 
-Writer = Callable[[Context, Layer, Quantize], int]
-"""Writes one weight in one form and returns the bytes it takes now, scales included."""
+Writer = Callable[[Context, Layer, Quantize], None]
+"""Writes one weight in one form."""
 
 
 def encode(layer: Layer, decision: Quantize, least_scale: Array | None = None) -> QuantizedTensor:
@@ -75,9 +77,3 @@ def place_before_user(context: Context, node: Node, values: list[Value]) -> None
     if not isinstance(node.graph, Graph):
         raise TypeError(f"{node.name} lies outside every graph")
     context.editor(node.graph).place_before(node, values)
-
-
-def stored_bytes(quantized: QuantizedTensor) -> int:
-    """Bytes of codes, scales and, where they are not implied, zero points."""
-    zero_points = 0 if quantized.scheme.symmetric and quantized.scheme.signed else quantized.zero_point.nbytes
-    return int(quantized.codes.nbytes + quantized.scale.nbytes + zero_points)

@@ -13,10 +13,10 @@ from qcompress.decisions import Quantize
 from qcompress.graph import Graph, Node, Value
 from qcompress.graph.edit import FLOAT, take_over
 from qcompress.operators import Layer
-from qcompress.rewrite.context import Context, encode, stored_bytes
+from qcompress.rewrite.context import Context, encode
 
 
-def write_dynamic(context: Context, layer: Layer, decision: Quantize) -> int:
+def write_dynamic(context: Context, layer: Layer, decision: Quantize) -> None:
     """Replace every product with the weight by an integer product; codes are stored (in, out)."""
     quantized = encode(layer, replace(decision, scheme=replace(decision.scheme, symmetric=True, signed=True)))
     turned = layer.axis == 0
@@ -26,7 +26,6 @@ def write_dynamic(context: Context, layer: Layer, decision: Quantize) -> int:
     scale = editor.constant(f"{layer.name}/s", quantized.scale)
     for use in layer.uses:
         _write_product(context, use.node, weight, scale)
-    return stored_bytes(quantized)
 
 
 def _write_product(context: Context, node: Node, weight: Value, weight_scale: Value) -> None:

@@ -8,11 +8,11 @@ from qcompress.decisions import Quantize
 from qcompress.graph import Value
 from qcompress.graph.edit import FLOAT, replace_uses
 from qcompress.operators import Layer
-from qcompress.rewrite.context import Context, encode, stored_bytes
+from qcompress.rewrite.context import Context, encode
 from qcompress.types import Array, PerBlock, PerChannel, QuantizedTensor
 
 
-def write_folded(context: Context, layer: Layer, decision: Quantize) -> int:
+def write_folded(context: Context, layer: Layer, decision: Quantize) -> None:
     """Store the codes and decode them in front of every user."""
     quantized = encode(layer, decision)
     editor = context.editor(layer.graph)
@@ -27,7 +27,6 @@ def write_folded(context: Context, layer: Layer, decision: Quantize) -> int:
         steps.append(editor.node("Reshape", [steps[-1], shape], f"{layer.name}_shaped"))
     _replace(layer.weight, steps[-1])
     editor.place_before(editor.graph[0], steps)
-    return stored_bytes(quantized)
 
 
 def _replace(weight: Value, decoded: Value) -> None:

@@ -8,17 +8,16 @@ from qcompress.decisions import Quantize
 from qcompress.graph import Graph, Node, Value
 from qcompress.graph.edit import FLOAT, take_over
 from qcompress.operators import Layer
-from qcompress.rewrite.context import Context, encode, stored_bytes
+from qcompress.rewrite.context import Context, encode
 from qcompress.types import Array, PerTensor, QuantizedTensor
 
 
-def write_gathered(context: Context, layer: Layer, decision: Quantize) -> int:
+def write_gathered(context: Context, layer: Layer, decision: Quantize) -> None:
     """Gather codes and scales of the rows, then multiply; the table itself is never decoded."""
     quantized = encode(layer, decision)
     shared: tuple[Value | None, Value | None] = (None, None)
     for use in layer.uses:
         shared = gather_rows(context, layer, use.node, quantized, shared)
-    return stored_bytes(quantized)
 
 
 def gather_rows(

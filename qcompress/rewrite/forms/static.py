@@ -10,7 +10,7 @@ from qcompress.graph.edit import constant_array
 from qcompress.operators import Layer, Role
 from qcompress.operators.table import OPERATORS
 from qcompress.quantize import least_weight_scale, quantize_bias
-from qcompress.rewrite.context import Context, encode, stored_bytes
+from qcompress.rewrite.context import Context, encode
 from qcompress.rewrite.forms.parts import dequantize
 from qcompress.types import Array, QuantizedTensor
 
@@ -18,7 +18,7 @@ COMPUTED_SCALES = 32
 """From this many channels on, a Mul node that computes the bias scales is smaller than the scales."""
 
 
-def write_static(context: Context, layer: Layer, decision: Quantize) -> int:
+def write_static(context: Context, layer: Layer, decision: Quantize) -> None:
     """Quantize the weight, and the bias in steps of input scale times weight scale."""
     least = [scale for use in layer.uses if (scale := _least_scale(context, use.node, layer)) is not None]
     quantized = encode(layer, decision, np.max(least, axis=0) if least else None)
@@ -28,7 +28,6 @@ def write_static(context: Context, layer: Layer, decision: Quantize) -> int:
         context.main.place_before(use.node, [value])
         use.node.replace_input_with(use.index, value)
         _write_bias(context, use.node, quantized, value)
-    return stored_bytes(quantized)
 
 
 def _bias_of(node: Node) -> tuple[int, Value, Array] | None:
@@ -68,6 +67,7 @@ def _write_bias(context: Context, node: Node, weight: QuantizedTensor, decoded_w
         return
     editor = context.main
     name = value.name or f"{node.name}_bias"
+    context.biases[name] = int(codes.codes.nbytes + (0 if codes.scale.size >= COMPUTED_SCALES else codes.scale.nbytes))
     if codes.scale.size >= COMPUTED_SCALES:
         scale = editor.node("Mul", [context.activation_scale(source.name or ""), producer.inputs[1]], f"{name}/s")
         editor.place_before(node, [scale])

@@ -9,13 +9,13 @@ import numpy as np
 from qcompress.decisions import Quantize
 from qcompress.graph.edit import int_attribute, set_attribute
 from qcompress.operators import Layer, Role
-from qcompress.rewrite.context import Context, encode, place_before_user, stored_bytes
+from qcompress.rewrite.context import Context, encode, place_before_user
 from qcompress.rewrite.forms.gathered import gather_rows
 from qcompress.rewrite.forms.parts import dequantize
 from qcompress.types import PerChannel, QuantizedTensor
 
 
-def write_weight_only(context: Context, layer: Layer, decision: Quantize) -> int:
+def write_weight_only(context: Context, layer: Layer, decision: Quantize) -> None:
     """Put the codes behind DequantizeLinear before each product; look-ups of a tied table gather codes.
 
     Case 1: MatMul reads the decoded weight (in, out) as it is.
@@ -43,7 +43,6 @@ def write_weight_only(context: Context, layer: Layer, decision: Quantize) -> int
         use.node.replace_input_with(use.index, steps[-1])
     for use in lookups:
         gather_rows(context, layer, use.node, quantized, (codes, scale))
-    return stored_bytes(quantized)
 
 
 def _transposed(quantized: QuantizedTensor) -> QuantizedTensor:
