@@ -23,7 +23,7 @@ def test_a_generated_part_is_up_to_date(name: str) -> None:
 
 
 def test_every_marked_part_is_known() -> None:
-    assert set(update_readme.parts(TEXT)) == {*update_readme.GENERATED, "demo"}
+    assert set(update_readme.parts(TEXT)) == {*update_readme.GENERATED, *update_readme.MEASURED}
 
 
 def test_updating_twice_changes_nothing() -> None:

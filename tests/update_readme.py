@@ -1,4 +1,4 @@
-"""Write the generated parts of the README: `python tests/update_readme.py` (`--demo` also runs the demo and pastes what it printed)."""
+"""Write the generated parts of the README: `python tests/update_readme.py` (`--demo` also measures)."""
 
 from __future__ import annotations
 
@@ -68,13 +68,23 @@ def demo() -> str:
     return f"```text\n{done.stdout.strip()}\n```"
 
 
+def samples() -> str:
+    """One line for every sample model."""
+    command = [sys.executable, "tests/bench/zoo.py", "sample_models", "--format", "markdown"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return f"What `make zoo` printed for the sample models:\n\n{done.stdout.strip()}"
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "exit-codes": exit_codes,
     "recipes": recipes,
     "operators": operators,
     "commands": commands,
 }
-"""The parts that are the same on every machine; the demo's figures are not."""
+"""The parts that are the same on every machine."""
+
+MEASURED: dict[str, Callable[[], str]] = {"demo": demo, "samples": samples}
+"""The parts with figures of one machine, made again only on request."""
 
 
 def parts(text: str) -> dict[str, str]:
@@ -93,5 +103,5 @@ def updated(text: str, makers: dict[str, Callable[[], str]]) -> str:
 
 
 if __name__ == "__main__":
-    wanted = GENERATED | ({"demo": demo} if "--demo" in sys.argv[1:] else {})
+    wanted = GENERATED | (MEASURED if "--demo" in sys.argv[1:] else {})
     README.write_text(updated(README.read_text(encoding="utf-8"), wanted), encoding="utf-8")
