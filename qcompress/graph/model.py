@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from qcompress.errors import ModelError, OutputError
 from qcompress.graph.external import embed_external_data, external_tensors, resolve_external_data
@@ -18,6 +18,10 @@ from qcompress.types import Array, NodeSpec, TensorSignature
 
 EMBEDDED_LIMIT = 1_800_000_000
 """Bytes of weights above which a model is saved with external data: protobuf stops at 2 GiB."""
+
+
+_HIDDEN = 1 << 12
+"""Bytes above which a weight is not shown to the checker."""
 
 
 class Model:
@@ -86,11 +90,16 @@ def load_model(path: Path | str) -> Model:
     try:
         content = ir.from_proto(proto)
         content.graph.sort()  # exporters are found whose files are not in topological order, and runtimes load them
-        if not any(True for _ in external_tensors(proto)):
-            proto = ir.to_proto(content)
+        external = any(True for _ in external_tensors(proto))
+        if not external and not _is_valid(proto):
+            proto = ir.to_proto(content)  # in order now; if it is still refused, the checker says why
+            check_proto(proto, path)
+    except ModelError:
+        raise
     except Exception as error:  # a parsable protobuf can still describe an impossible graph
         raise ModelError(f"{path}: the graph cannot be read: {first_words(error)}", "export the model again") from error
-    check_proto(proto, path)
+    if external:
+        check_proto(proto, path)
     check_stored(content, path)
     return Model(content, path)
 
@@ -115,6 +124,36 @@ def read_proto(path: Path) -> onnx.ModelProto:
     if not proto.graph.node and not proto.graph.output:
         raise ModelError(f"{path}: not an ONNX model: it has no graph", "the file is empty, damaged or of another format")
     return proto
+
+
+def _is_valid(proto: onnx.ModelProto) -> bool:
+    """Whether the ONNX checker accepts the file as it is; large weights are hidden from it, because it makes copies."""
+    light = onnx.ModelProto()
+    _copy_fields(proto, light, {"graph"})
+    _copy_fields(proto.graph, light.graph, {"initializer"})
+    for tensor in proto.graph.initializer:
+        large = tensor.HasField("raw_data") and tensor.ByteSize() > _HIDDEN
+        _copy_fields(tensor, light.graph.initializer.add(), {"dims", "raw_data"} if large else set())
+        if large:
+            light.graph.initializer[-1].dims.append(0)  # whether the bytes fit the shape is seen by check_stored
+    try:
+        onnx.checker.check_model(light)
+    except Exception:  # the checker raises its own class, and others for broken attributes
+        return False
+    return True
+
+
+def _copy_fields(source: Message, target: Message, left_out: Set[str]) -> None:
+    """Copy the set fields of a message but for some."""
+    for field, value in source.ListFields():
+        if field.name in left_out:
+            continue
+        if isinstance(value, Message):
+            getattr(target, field.name).CopyFrom(value)
+        elif isinstance(value, str | bytes | int | float):
+            setattr(target, field.name, value)
+        else:
+            getattr(target, field.name).MergeFrom(value)
 
 
 def check_proto(proto: onnx.ModelProto, path: Path) -> None:
