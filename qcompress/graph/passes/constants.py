@@ -8,7 +8,7 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes import common
 
-from qcompress.graph.edit import Editor, constant_array, node_graphs, replace_uses
+from qcompress.graph.edit import Editor, constant_array, is_constant, node_graphs, replace_uses
 from qcompress.graph.model import Model
 
 FOLDED_LIMIT = 1 << 16
@@ -45,6 +45,8 @@ def fold_constants(model: Model) -> int:
     for node in graph:
         if node.domain or node.op_type not in _FOLDABLE or node_graphs(node) or not node.inputs:
             continue
+        if _is_shared_table(node):
+            continue
         if all(value is None or value in known or _small(value) for value in node.inputs):
             folded.append(node)
             known.update(node.outputs)
@@ -63,6 +65,12 @@ def fold_constants(model: Model) -> int:
         if not any(output.uses() or output.is_graph_output() for output in node.outputs):
             graph.remove(node, safe=True)
     return changed
+
+
+def _is_shared_table(node: ir.Node) -> bool:
+    """Whether the node turns a weight that others read too: evaluated, it would be stored twice."""
+    source = node.inputs[0]
+    return node.op_type == "Transpose" and source is not None and is_constant(source) and len(source.uses()) > 1
 
 
 def _small(value: ir.Value) -> bool:
