@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence, Set
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +227,7 @@ def extend(
     keep_outputs: bool = False,
 ) -> bytes:
     """The model serialized with ``nodes`` and ``constants`` added and ``outputs`` as its outputs; the model is unchanged."""
-    proto = model.to_proto()
+    proto, stored = _apart(model)
     graph = proto.graph
     graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items())
     for node in nodes:
@@ -241,7 +242,27 @@ def extend(
     copies = [onnx.ValueInfoProto.FromString(item.SerializeToString()) for item in wanted]
     del graph.output[:]
     graph.output.extend(copies)
-    return bytes(proto.SerializeToString(deterministic=True))
+    message = BytesIO()
+    message.write(proto.SerializeToString(deterministic=True))
+    for (
+        name,
+        tensor,
+    ) in stored.items():  # messages written one after the other are one message, and no two copies of all weights exist
+        part = onnx.ModelProto()
+        part.graph.initializer.append(ir.to_proto(tensor))
+        part.graph.initializer[0].name = name  # a tensor that was lifted from a node may have another one
+        embed_external_data(part)
+        message.write(part.SerializeToString(deterministic=True))
+    return message.getvalue()
+
+
+def _apart(model: Model) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:
+    """The model without the initializers of its main graph, and those by name."""
+    content = model.ir.clone()
+    initializers = content.graph.initializers
+    stored = {name: value.const_value for name, value in initializers.items() if value.const_value is not None}
+    content.graph.initializers.clear()
+    return Model(content, model.path).to_proto(), stored
 
 
 def stored_tensors(content: ir.Model) -> Iterator[ir.TensorProtocol]:
