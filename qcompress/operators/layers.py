@@ -210,8 +210,11 @@ def _forms(uses: tuple[Use, ...], value: Value, in_main: bool) -> tuple[Form, ..
     rank = 0 if value.const_value is None else len(value.const_value.shape)
     linear = [use for use in uses if use.operator is not None and use.operator.role is not Role.LOOKUP]
     lookups = [use for use in uses if use not in linear]
+    # Codes that two products read are decoded on every run, and those around a body make the runtime fail at load.
+    alone = len(linear) == 1 and linear[0].node.graph is value.graph
     if linear and lookups:  # a tied embedding: rows are gathered, the projection multiplies the same codes
-        rows = all(_channel_axis(use, value) == 0 for use in linear)
+        right = all(use.index == 1 and use.node.op_type == "MatMul" for use in linear)
+        rows = right and alone and _channel_axis(linear[0], value) == 0
         return (Form.WEIGHT_ONLY, Form.FOLDED) if rows and rank == 2 else (Form.FOLDED,)
     if lookups:
         return (Form.GATHERED, Form.FOLDED)
@@ -224,8 +227,9 @@ def _forms(uses: tuple[Use, ...], value: Value, in_main: bool) -> tuple[Form, ..
     if len(axes) == 1 and in_main and (plain if matrix else True) and all(can_be_static(use.node) for use in linear):
         allowed.add(Form.STATIC)
     if len(axes) == 1 and plain and matrix and all(is_plain_product(use.node) for use in linear):
-        allowed |= {Form.DYNAMIC, Form.WEIGHT_ONLY}
-    elif len(axes) == 1 and rank == 2 and all(use.index == 1 and use.node.op_type == "MatMul" for use in linear):
+        allowed |= {Form.DYNAMIC}
+        allowed |= {Form.WEIGHT_ONLY} if alone else set()
+    elif alone and rank == 2 and linear[0].index == 1 and linear[0].node.op_type == "MatMul":
         allowed.add(Form.WEIGHT_ONLY)  # DequantizeLinear, Transpose, MatMul
     return tuple(form for form in forms if form in allowed)
 

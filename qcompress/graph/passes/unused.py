@@ -14,6 +14,11 @@ def remove_unused(model: Model) -> int:
     changed = bool(common.RemoveUnusedNodesPass()(model.ir).modified)
     functions: ir.passes.InPlacePass = common.RemoveUnusedFunctionsPass()  # type: ignore[no-untyped-call]  # of onnx_ir
     changed |= bool(functions(model.ir).modified)
+    for body in model.graph.subgraphs():  # the pass looks after the initializers of the main graph only
+        for value in list(body.initializers.values()):
+            if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
+                del body.initializers[value.name or ""]
+                changed = True
     return int(changed)
 
 

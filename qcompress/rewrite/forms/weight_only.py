@@ -20,8 +20,7 @@ def write_weight_only(context: Context, layer: Layer, decision: Quantize) -> Non
 
     Case 1: MatMul reads the decoded weight (in, out) as it is.
     Case 2: MatMul reads a table (out, in) through a Transpose: DequantizeLinear, Transpose, MatMul.
-    Case 3: Gemm with transB: codes are transposed and transB dropped, since only then the runtime has a kernel. Not those
-    of a table that is also gathered from.
+    Case 3: Gemm with transB: codes are transposed and transB dropped, since only then the runtime has a kernel.
     """
     quantized = encode(layer, decision)
     editor = context.editor(layer.graph)

@@ -234,7 +234,7 @@ CELLS = {
     "embedding tied to a Gemm": Cell(
         "e = Gather (w, i) \n y = Gemm <transB = 1> (e, w, b)",
         {"w": (20, 16), "b": (20,)},
-        {"w": (WEIGHT_ONLY, FOLDED)},
+        {"w": (FOLDED,)},
         "(int64[a] i) => (float[a, v] y)",
         {"i": TOKENS[0]},
     ),
@@ -248,7 +248,7 @@ CELLS = {
     "one weight, two Gemms": Cell(
         "t = Gemm <transB = 1> (x, w, b) \n u = Gemm <transB = 1> (z, w) \n y = Add (t, u)",
         {"w": (12, 16), "b": (12,)},
-        {"w": PRODUCT},
+        {"w": (STATIC, DYNAMIC, FOLDED)},
         "(float[n, 16] x, float[n, 16] z) => (float[n, k] y)",
         {**ROWS, "z": draw("z", 5, 16)},
     ),
@@ -260,7 +260,11 @@ CELLS = {
         ROWS,
     ),
     "one weight, Gemm and MatMul": Cell(
-        "t = Gemm (x, w) \n u = MatMul (x, w) \n y = Add (t, u)", {"w": (16, 12)}, {"w": PRODUCT}, ROWS_SIGNATURE, ROWS
+        "t = Gemm (x, w) \n u = MatMul (x, w) \n y = Add (t, u)",
+        {"w": (16, 12)},
+        {"w": (STATIC, DYNAMIC, FOLDED)},
+        ROWS_SIGNATURE,
+        ROWS,
     ),
     "one weight on both sides": Cell(
         "t = MatMul (x, w) \n y = MatMul (w, t)",
