@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 
@@ -50,5 +51,14 @@ def _serve(sender: Connection, function: Callable[..., Any], arguments: tuple[ob
     except Exception as problem:
         lines = str(problem).strip().splitlines()
         error = f"{type(problem).__name__}: {lines[0][:200]}" if lines else type(problem).__name__
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    sender.send(Outcome(value, error, time.perf_counter() - start, peak))
+    sender.send(Outcome(value, error, time.perf_counter() - start, _peak_mb()))
+
+
+def _peak_mb() -> float:
+    """The largest resident set so far; what getrusage tells includes the parent's at the time of the fork."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

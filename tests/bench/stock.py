@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnx
+import onnx.version_converter
 import onnxruntime
 from onnxruntime.quantization import (
     CalibrationDataReader,
@@ -27,6 +29,8 @@ from qcompress.runtime import open_session
 from qcompress.types import Feed
 
 TIMEOUT = 300.0
+PER_CHANNEL = 13
+"""The first operator set with a scale per channel; below it the tool writes models that do not load."""
 
 
 def calibration_feeds(model: Path, data: Path) -> Iterator[Feed]:
@@ -46,14 +50,11 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # the base has no t
 
 
 def static(model: Path, data: Path, target: Path) -> None:
-    """quantize_static after its own preprocessing, with symbolic shapes where that works."""
+    """quantize_static after its own preprocessing."""
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
-        try:
-            quant_pre_process(str(model), str(prepared))
-        except Exception:  # symbolic shape inference gives up on many models, with many classes
-            quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
+        _prepare(model, prepared)
         quantize_static(
             str(prepared),
             str(target),
@@ -70,6 +71,17 @@ def dynamic(model: Path, data: Path, target: Path) -> None:
     """quantize_dynamic with its defaults; it needs no data."""
     logging.disable(logging.WARNING)
     quantize_dynamic(str(model), str(target), weight_type=QuantType.QInt8)
+
+
+def _prepare(model: Path, prepared: Path) -> None:
+    """The tool's own preprocessing, with symbolic shapes where that works, and a sufficient operator set."""
+    try:
+        quant_pre_process(str(model), str(prepared))
+    except Exception:  # symbolic shape inference gives up on many models, with many classes
+        quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
+    opsets = {item.domain: item.version for item in onnx.load(prepared, load_external_data=False).opset_import}
+    if opsets[""] < PER_CHANNEL:
+        onnx.save(onnx.version_converter.convert_version(onnx.load(prepared), PER_CHANNEL), prepared)
 
 
 TOOLS = {"static": static, "dynamic": dynamic}
