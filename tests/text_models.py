@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -136,12 +138,14 @@ def plan_by_hand(
     if placement.tensors:
         arrays = open_session(extend(model, [], {}, placement.tensors)).run(feed)
         ranges = {name: TensorRange(float(array.min()), float(array.max())) for name, array in arrays.items()}
+    nothing: dict[str, Any] = {item.name: {} for item in fields(Statistics)}
+    statistics = Statistics(**{**nothing, "ranges": ranges, "samples": 1})
     return CompressionPlan(
         source=digest(model.path),
         recipe="by hand",
         weights=weights,
         activation_scheme=recipe.activations,
-        activations=fit_activations(placement, Statistics(ranges, {}, {}, {}, 1), recipe),
+        activations=fit_activations(placement, statistics, recipe),
         integer_nodes=placement.nodes,
     )
 
