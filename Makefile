@@ -48,8 +48,8 @@ out/feeds.npz: sample_models/digits_cnn.calib.npz $(READY)
 	@mkdir -p out
 	$(BIN)/python -c "import numpy as np; z = np.load('$<'); np.savez('$@', **{k: z[k][:, None] for k in z.files})"
 
-zoo: $(READY) ## Compress every sample model and show one line each
-	$(BIN)/python tests/bench/zoo.py sample_models
+zoo: $(READY) ## Compress every sample model and show one line each (ZOO= and MODELS=: another collection)
+	$(BIN)/python tests/bench/zoo.py $(if $(ZOO),--zoo $(ZOO) --models $(MODELS) --stock,sample_models)
 
 samples: $(READY) ## Print the accuracy of the sample models in float
 	$(BIN)/python sample_models/evaluate.py

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -52,7 +53,8 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # the base has no t
 def static(model: Path, data: Path, target: Path) -> None:
     """quantize_static after its own preprocessing."""
     logging.disable(logging.WARNING)
-    with tempfile.TemporaryDirectory() as folder:
+    model, data, target = model.resolve(), data.resolve(), target.resolve()
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # a failed shape inference leaves a file behind
         prepared = Path(folder) / "prepared.onnx"
         _prepare(model, prepared)
         quantize_static(
