@@ -191,7 +191,7 @@ class TensorSignature:
 class StatisticsNeeds:
     """What the algorithms of a run want to know about activations; the data runs once for the union.
 
-    ``ranges``: tensors whose range is wanted. ``moments``: tensor -> channel axis, for the mean and the second moment
+    ``ranges``: tensors whose range is wanted. ``moments``: tensor -> channel axis, for the second moment
     E[x^2] of each channel over samples and all other axes.
     """
 
@@ -203,11 +203,10 @@ class StatisticsNeeds:
 class Statistics:
     """What one pass over the calibration data found.
 
-    ``means`` and ``second_moments``: tensor -> (channels,), float64. ``shapes``: tensor -> shape in the first feed.
+    ``second_moments``: tensor -> (channels,), float64. ``shapes``: tensor -> shape in the first feed.
     """
 
     ranges: Mapping[str, TensorRange]
-    means: Mapping[str, Array]
     second_moments: Mapping[str, Array]
     shapes: Mapping[str, tuple[int, ...]]
     samples: int

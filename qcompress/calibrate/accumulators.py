@@ -35,13 +35,14 @@ class RangeAccumulator:
         """
         if size == 0:
             return
-        low, high = float(found[f"{PREFIX}{self.tensor}/min"]), float(found[f"{PREFIX}{self.tensor}/max"])
+        sample = found[f"{PREFIX}{self.tensor}/sample"]
+        high = float(found[f"{PREFIX}{self.tensor}/max"])
+        low = float(found.get(f"{PREFIX}{self.tensor}/min", sample.min()))  # not asked for where 0 is low enough
         if np.isinf(low) or np.isinf(high):
             raise not_finite(self.tensor, "infinite", where)
-        if np.isnan(found.get(f"{PREFIX}{self.tensor}/sum", 0.0)):
+        if np.isnan(sample).any():
             raise not_finite(self.tensor, "NaN", where)
         self._average = average_step(self._average, low, high)
-        sample = found[f"{PREFIX}{self.tensor}/sample"]
         self._count(sample, max(1, round(size / sample.size)))
         if sample.size < size:
             self._count(np.array([low, high], np.float32), 1)  # the sub-sample may have missed what lies farthest out
@@ -62,6 +63,18 @@ class RangeAccumulator:
             self._histogram = self._histogram.add(np.concatenate(arrays), weight)
         self._pending = {}
         self._waiting = 0
+
+
+def check_sum(tensor: str, found: Mapping[str, Array], where: str) -> None:
+    """Make sure that a tensor whose sum was asked for has no NaN.
+
+    Raises:
+        CalibrationError: it has.
+    """
+    name = f"{PREFIX}{tensor}/sum"
+    both = {f"{PREFIX}{tensor}/min", f"{PREFIX}{tensor}/max"} & found.keys()
+    if name in found and np.isnan(found[name]) and not any(np.isinf(found[end]) for end in both):
+        raise not_finite(tensor, "NaN", where)
 
 
 class MeanAccumulator:

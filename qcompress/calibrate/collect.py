@@ -9,11 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, repeat
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
-from qcompress.calibrate.accumulators import MeanAccumulator, RangeAccumulator
-from qcompress.calibrate.observers import PREFIX, SUBSAMPLE, Observers, observe
+from qcompress.calibrate.accumulators import MeanAccumulator, RangeAccumulator, check_sum
+from qcompress.calibrate.observers import PREFIX, SUBSAMPLE, Facts, Observers, observe
 from qcompress.calibrate.ranges import RANGE_METHODS
+from qcompress.calibrate.values import may_be_nan, never_negative
 from qcompress.errors import CalibrationError
 from qcompress.graph import Model, extend
 from qcompress.progress import Progress
@@ -64,12 +67,12 @@ def collect(
 
     Args:
         model: unchanged.
-        needs: minimum and maximum of a range are exact, its distribution is taken from a sub-sample of each feed; means
-            are exact, second moments are taken from at most 32,768 values (or one position per channel) of
-            each sample.
+        needs: minimum and maximum of a range are exact, its distribution is taken from a sub-sample of each feed (the
+            minimum too where values are never negative); second moments are taken from at most 32,768 values (or one
+            position per channel) of each sample.
         batches: read once, in order.
         settings: the method that chooses the ranges, and the scheme they are for.
-        progress: gets one stage, ``calibrate``.
+        progress: gets one stage, ``Calibrating``.
 
     Raises:
         CalibrationError: no data, or NaN or infinity in an observed tensor.
@@ -77,16 +80,18 @@ def collect(
     """
     first, batches = _peek(batches)
     observers = Observers(model.opset, SUBSAMPLE * min(first.samples, SAMPLES_AT_ONCE), _float_tensors(model))
-    observe(needs.ranges, needs.moments, observers)
+    wanted = needs.ranges | needs.moments.keys()
+    observe(needs.ranges, needs.moments, Facts(may_be_nan(model, wanted), never_negative(model)), observers)
     ranges = [RangeAccumulator(tensor) for tensor in sorted(needs.ranges)]
-    means = [MeanAccumulator(tensor, axis, "mean") for tensor, axis in sorted(needs.moments.items())]
     seconds = [MeanAccumulator(tensor, axis, "second_moment") for tensor, axis in sorted(needs.moments.items())]
     shapes: dict[str, tuple[int, ...]] = {}
     samples = 0
-    for found, where in _run(model, observers, batches, settings, progress):
-        here = {tensor: _shape(found, tensor) for tensor in needs.ranges | needs.moments.keys()}
+    for found, where in _run(model, observers, batches, settings, progress, "Calibrating"):
+        here = {tensor: _shape(found, tensor) for tensor in wanted}
         shapes = shapes or here
-        for moment in (*means, *seconds):  # before the ranges: the means stand in for the sum in finding NaN
+        for tensor in sorted(wanted):
+            check_sum(tensor, found, where.text)
+        for moment in seconds:
             moment.update(found, here[moment.tensor], where.text)
         for observed in ranges:
             observed.update(found, math.prod(here[observed.tensor]), where.text)
@@ -95,7 +100,6 @@ def collect(
     estimate = RANGE_METHODS[settings.method]
     return Statistics(
         ranges={tensor: estimate(record, settings.scheme) for tensor, record in records.items() if record is not None},
-        means={moment.tensor: moment.mean for moment in means},
         second_moments={moment.tensor: moment.mean for moment in seconds},
         shapes=dict(sorted(shapes.items())),
         samples=samples,
@@ -131,7 +135,7 @@ def collect_means(
         observers.shape(tensor)
         observers.means(tensor, axis)
     means = [MeanAccumulator(tensor, axis, "mean") for tensor, axis in sorted(request.channel_axes.items())]
-    for found, where in _run(model, observers, batches, settings, progress):
+    for found, where in _run(model, observers, batches, settings, progress, "Correcting biases"):
         for accumulator in means:
             accumulator.update(found, _shape(found, accumulator.tensor), where.text)
     return {accumulator.tensor: accumulator.mean for accumulator in means}
@@ -159,9 +163,11 @@ def _peek(batches: Iterable[Batch]) -> tuple[Batch, Iterable[Batch]]:
 
 
 def _open(model: Model, observers: Observers, settings: CalibrationSettings, at_once: int) -> Session:
-    extended = extend(model, observers.nodes, observers.constants, observers.outputs)
     threads = max(1, _threads(settings) // at_once)
-    return open_session(extended, SessionSettings(threads=threads, early_release=True))
+    with TemporaryDirectory(prefix="qcompress-") as folder:  # the runtime keeps the bytes of a model given in memory
+        path = Path(folder) / "observed.onnx"
+        path.write_bytes(extend(model, observers.nodes, observers.constants, observers.outputs))
+        return open_session(path, SessionSettings(threads=threads, early_release=True))
 
 
 def _at_once(first: Batch, settings: CalibrationSettings) -> int:
@@ -170,7 +176,12 @@ def _at_once(first: Batch, settings: CalibrationSettings) -> int:
 
 
 def _run(
-    model: Model, observers: Observers, batches: Iterable[Batch], settings: CalibrationSettings, progress: Progress
+    model: Model,
+    observers: Observers,
+    batches: Iterable[Batch],
+    settings: CalibrationSettings,
+    progress: Progress,
+    title: str,
 ) -> Iterator[tuple[dict[str, Array], _Position]]:
     """What the observers found in each batch, in the order of the batches."""
     first, batches = _peek(batches)
@@ -178,7 +189,7 @@ def _run(
     session = _open(model, observers, settings, at_once)
     done = 0
     running: deque[tuple[Future[dict[str, Array]], int]] = deque()
-    with progress.stage("calibrate", settings.total, "samples") as stage, ThreadPoolExecutor(at_once) as pool:
+    with progress.stage(title, settings.total, "samples") as stage, ThreadPoolExecutor(at_once) as pool:
         for batch in chain(batches, repeat(None)):
             if batch is not None:
                 running.append((pool.submit(session.run, batch.feed, observers.outputs), batch.samples))
