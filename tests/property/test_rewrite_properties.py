@@ -30,7 +30,7 @@ deterministic = settings(deadline=None, derandomize=True, max_examples=60)
 names = st.text(min_size=1, max_size=12)
 numbers = st.floats(allow_nan=False, allow_infinity=False, width=32)
 positive = st.floats(min_value=2.0**-100, max_value=2.0**100, allow_nan=False)
-granularities = st.one_of(st.just(PerTensor()), st.just(PerChannel()), st.integers(1, 512).map(lambda size: PerBlock(size)))
+granularities = st.one_of(st.just(PerTensor()), st.just(PerChannel()), st.integers(1, 512).map(PerBlock))
 schemes = st.builds(QuantScheme, st.integers(2, 16), st.booleans(), st.booleans(), granularities)
 decisions = st.one_of(
     st.builds(Keep, st.text(max_size=20)),
