@@ -16,6 +16,7 @@ from qcompress.calibrate.observers import LARGEST_RATIO, steps
 from qcompress.calibrate.values import may_be_nan, never_negative
 from qcompress.errors import CalibrationError, ModelError
 from qcompress.graph import load_model
+from qcompress.graph.passes import prepare
 from qcompress.progress import SILENT
 from qcompress.recipe import RangeMethod
 from qcompress.types import NodeSpec, StatisticsNeeds, TensorRange
@@ -278,3 +279,14 @@ def test_the_range_of_a_tensor_that_is_never_negative_begins_at_zero(save):
     data = np.linspace(1.0, 9.0, 9000, dtype=np.float32)[None]
     found = collect(load_model(path), StatisticsNeeds(frozenset({"y"})), batches(data), MINMAX, SILENT)
     assert found.ranges["y"] == TensorRange(0.0, 6.0)
+
+
+def test_prepared_models_whose_constants_were_lifted_are_observed(save):
+    path = save(
+        """<ir_version: 8, opset_import: ["": 17]> g (float[n, 2] x) => (float[n, 2] y) {
+             w = Constant <value = float[2, 2] named {2.0, 0.0, 0.0, 3.0}> () y = MatMul (x, w) }"""
+    )
+    model = load_model(path)
+    prepare(model)
+    found = collect(model, StatisticsNeeds(frozenset({"y"})), batches(np.ones((1, 2), np.float32)), MINMAX, SILENT)
+    assert found.ranges["y"] == TensorRange(0.0, 3.0)
