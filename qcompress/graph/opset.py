@@ -18,7 +18,10 @@ def raise_opset(model: Model, wanted: int) -> str:
     if model.ir.functions:
         return f"operator set {model.opset} cannot be raised to {wanted}: the model has functions that cannot be inlined"
     try:
-        converted = version_converter.convert_version(model.to_proto(), wanted)
+        proto = model.to_proto()
+        converted = version_converter.convert_version(proto, wanted)
+        if not proto.graph.value_info:
+            del converted.graph.value_info[:]  # the converter infers shapes; runtimes do that themselves
         converted.ir_version = max(converted.ir_version, model.ir.ir_version, _IR_VERSION[wanted])
         check_proto(converted, model.path)
         model.ir = ir.from_proto(converted)

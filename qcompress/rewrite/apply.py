@@ -6,7 +6,7 @@ from qcompress.decisions import CompressionPlan, Quantize
 from qcompress.errors import RecipeError
 from qcompress.graph import Model
 from qcompress.graph.passes.float16 import narrow_float16
-from qcompress.graph.passes.unused import forget_inferred, remove_unused
+from qcompress.graph.passes.unused import forget_made_up_names, remove_unused
 from qcompress.operators import find_layers
 from qcompress.progress import SILENT, Progress
 from qcompress.rewrite.activations import write_activations
@@ -39,5 +39,5 @@ def apply_plan(plan: CompressionPlan, model: Model, progress: Progress = SILENT)
     write_activations(context)
     remove_unused(model)
     narrow_float16(model)
-    forget_inferred(model)
+    forget_made_up_names(model)
     return context.biases

@@ -22,14 +22,9 @@ def remove_unused(model: Model) -> int:
     return int(changed)
 
 
-def forget_inferred(model: Model) -> None:
-    """Drop what anybody can infer again: types and shapes of tensors between nodes, and made-up names of added nodes."""
+def forget_made_up_names(model: Model) -> None:
+    """Let added nodes go without the names the graph library gave them; their outputs have names of their own."""
     for graph in model.ir.graphs():
-        outputs = set(graph.outputs)
         for node in graph:
             if node.meta.get(ADDED):
                 node.name = None
-            for output in node.outputs:
-                if output not in outputs:
-                    output.type = None
-                    output.shape = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from qcompress.decisions import Quantize
-from qcompress.graph import Value
 from qcompress.graph.edit import FLOAT, replace_uses
 from qcompress.operators import Layer
 from qcompress.rewrite.context import Context, encode
@@ -25,14 +24,8 @@ def write_folded(context: Context, layer: Layer, decision: Quantize) -> None:
     if codes.shape != layer.shape:
         shape = editor.constant(f"{layer.name}_shape", np.asarray(layer.shape, dtype=np.int64))
         steps.append(editor.node("Reshape", [steps[-1], shape], f"{layer.name}_shaped"))
-    _replace(layer.weight, steps[-1])
+    replace_uses(layer.weight, steps[-1])
     editor.place_before(editor.graph[0], steps)
-
-
-def _replace(weight: Value, decoded: Value) -> None:
-    decoded.type = weight.type
-    decoded.shape = weight.shape
-    replace_uses(weight, decoded)
 
 
 def _broadcastable(quantized: QuantizedTensor) -> tuple[Array, Array, Array]:
