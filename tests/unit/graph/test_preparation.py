@@ -497,3 +497,9 @@ def test_a_loop_in_float16(tmp_path):
 def test_the_reference_evaluator_takes_part(tmp_path):
     case = CASES["a chain of affine nodes"]
     assert set(three_ways(load(tmp_path, case.model, case.weights), case.feed)) == {"all", "disabled", "reference"}
+
+
+def test_an_overflowing_weight_is_left(tmp_path):
+    weights = {"w": draw("w", 6, 4, 3, 3) * 1e20, "s": np.float32(1e30)}
+    model = prepared_from(load(tmp_path, Case("t = Conv (x, w) \n y = Mul (t, s)", weights, None).model, weights))
+    assert operators(model) == ["Conv", "Mul"]

@@ -127,6 +127,16 @@ def test_what_stays_of_a_float16_model_is_stored_as_float16(tmp_path):
     assert_close(run(model, feed), expected, 2e-2)
 
 
+def test_a_float16_weight_that_is_an_output_stays_one(tmp_path):
+    weights = {"w": draw("w", 16, 12, dtype="float16"), "v": draw("v", 12, 12, dtype="float16")}
+    signature = "(float16[n, 16] x) => (float16[n, k] y, float16[16, 12] w)"
+    model = small(tmp_path, "t = MatMul (x, w) \n y = MatMul (t, v)", weights, signature)
+    feed = {"x": draw("x", 5, 16, dtype="float16")}
+    apply_plan(plan_by_hand(model, {"v": Form.FOLDED}, feed), model)
+    check(model)
+    assert_close(run(model, feed)[1:], [weights["w"]], 0.0)
+
+
 def test_all_zero_weights_stay_zero_in_every_form(tmp_path):
     for form in OPERATORS["MatMul"].forms:
         model = small(tmp_path, "y = MatMul (x, w)", {"w": np.zeros((16, 12), np.float32)})

@@ -142,7 +142,7 @@ def test_coverage_counts_codes_and_scales(net):
         ("y = Gemm <transB = 1> (x, w)", {"w": (16, 16)}, 1),
         ("y = MatMul (x, w)", {"w": (16, 16)}, 0),
         ("t = MatMul (x, w) \n y = Add (t, b)", {"w": (16, 16), "b": (16,)}, 1),
-        ("t = MatMul (x, w) \n y = MatMul (w, t)", {"w": (16, 16)}, 0),
+        ("t = MatMul (x, w) \n u = MatMul (w, t) \n y = Add (u, b)", {"w": (16, 16), "b": (16,)}, 0),
     ],
 )
 def test_bias_shifts_are_exact_where_they_are_measured(text, weights, probes, tmp_path):

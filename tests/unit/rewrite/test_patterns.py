@@ -107,6 +107,9 @@ PATTERNS = {
         },
         conversions=2,
     ),
+    "a sum with a constant stays float": between(
+        "d = Relu (c) \n r = Add (d, three)", {"QLinearConv": 2, "QLinearAdd": 0}, NUMBERS, conversions=4
+    ),
     "residual sum": between(
         f"d = Relu (c) \n e = Conv <{PAD}> (d, w3) \n s = Add (e, d) \n r = Relu (s)",
         {"QLinearConv": 3, "QLinearAdd": 1},
