@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Protocol
 
 from qcompress.calibrate.accumulators import MeanAccumulator, RangeAccumulator, check_sum
-from qcompress.calibrate.observers import PREFIX, SUBSAMPLE, Facts, Observers, observe
+from qcompress.calibrate.observers import MOMENT_VALUES, PREFIX, Facts, Observers, observe, values_per_sample
 from qcompress.calibrate.ranges import RANGE_METHODS
 from qcompress.calibrate.values import may_be_nan, never_negative
 from qcompress.errors import CalibrationError
@@ -79,7 +79,9 @@ def collect(
         ModelError: the runtime cannot load or run the model.
     """
     first, batches = _peek(batches)
-    observers = Observers(model.opset, SUBSAMPLE * min(first.samples, SAMPLES_AT_ONCE), _float_tensors(model))
+    values = values_per_sample(settings.total)
+    at_once = values * min(first.samples, SAMPLES_AT_ONCE)
+    observers = Observers(model.opset, at_once, _float_tensors(model), MOMENT_VALUES // values)
     wanted = needs.ranges | needs.moments.keys()
     observe(needs.ranges, needs.moments, Facts(may_be_nan(model, wanted), never_negative(model)), observers)
     ranges = [RangeAccumulator(tensor) for tensor in sorted(needs.ranges)]

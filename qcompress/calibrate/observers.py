@@ -23,10 +23,16 @@ PREFIX = "qcompress.calibrate/"
 """In front of every name that is added to a model."""
 
 SUBSAMPLE = 1024
-"""Values of a tensor that leave the runtime per sample, at most."""
+"""Values of a tensor that leave the runtime per sample when there are many samples."""
 
-MOMENT_VALUES = 32
-"""Times SUBSAMPLE: values of a tensor that its second moments are made of, at most."""
+LARGEST_SUBSAMPLE = 16384
+"""The same when there are few: a tail of one value in 10,000 decides a range, and must be seen."""
+
+VALUES = 1 << 17
+"""Values of a tensor that leave the runtime in all, about: so many samples share them."""
+
+MOMENT_VALUES = 32768
+"""Values of a tensor and sample that second moments are made of, at most."""
 
 LARGEST_RATIO = 1 << 18
 """Largest size of a tensor over the number of values wanted of it that the table of steps knows."""
@@ -39,13 +45,14 @@ LAST = int(np.iinfo(np.int32).max)  # an end that Slice moves to the last index
 class Observers:
     """Nodes and constants to add to a model, and the outputs to ask for.
 
-    ``opset``: the model's. ``limit``: values of a tensor that leave the runtime per feed, at most. ``floats``: tensors
-    that are known to be float32.
+    ``opset``: the model's. ``limit``: values of a tensor that leave the runtime per feed, at most. ``moment_factor``:
+    second moments are made of so many times as many. ``floats``: tensors that are known to be float32.
     """
 
     opset: int
     limit: int = SUBSAMPLE
     floats: Set[str] = frozenset()
+    moment_factor: int = MOMENT_VALUES // SUBSAMPLE
     nodes: list[NodeSpec] = field(default_factory=list)
     constants: dict[str, Array] = field(default_factory=dict)
     outputs: list[str] = field(default_factory=list)
@@ -91,7 +98,7 @@ class Observers:
     def second_moments(self, tensor: str, axis: int) -> None:
         """Ask for E[x^2] of each index of ``axis``."""
         grouped, axes = self._grouped(tensor, axis)
-        some = self._strided(grouped, max(axis + 1, 0), tensor, MOMENT_VALUES)
+        some = self._strided(grouped, max(axis + 1, 0), tensor, self.moment_factor)
         squares = self.node("Mul", (some, some), f"{tensor}/squares")
         self.outputs.append(self._mean(squares, axes, f"{tensor}/second_moment"))
 
@@ -173,6 +180,11 @@ def steps(factor: int) -> Array:
     ratios = np.arange(LARGEST_RATIO) // factor
     table = np.where(ratios == 0, 1, primes[np.searchsorted(primes, ratios, side="right")])
     return table.astype(np.int64)
+
+
+def values_per_sample(samples: int | None) -> int:
+    """How many values of a tensor to take from each sample, when there are so many samples (None: unknown)."""
+    return SUBSAMPLE if not samples else min(max(VALUES // samples, SUBSAMPLE), LARGEST_SUBSAMPLE)
 
 
 @dataclass(frozen=True, slots=True)
