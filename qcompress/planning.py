@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from qcompress.calibrate import CalibrationSettings, MeansRequest, collect, collect_means
 from qcompress.data import Dataset, Parts
 from qcompress.decisions import CompressionPlan, Keep, Quantize
+from qcompress.errors import RecipeError
 from qcompress.graph import Model, digest, save_model
 from qcompress.measure import AccuracySettings, measure_accuracy
 from qcompress.operators import Layer, find_layers
@@ -59,8 +61,9 @@ def make_plan(model: Model, recipe: Recipe, parts: Parts | None, threads: int, p
     Raises:
         CalibrationError: an activation is NaN or infinite.
         ModelError: the model does not run on the data.
-        RecipeError: include or exclude name something the model does not have.
+        RecipeError: include, exclude or outputs name something the model does not have.
     """
+    _check_outputs(model, recipe)
     shapes = {} if parts is None else observe_shapes(model, next(parts.fit.batches()).feed)
     work = Workplace(model, find_layers(model), recipe, parts, shapes, threads, progress)
     candidates = _candidates(work)
@@ -70,10 +73,10 @@ def make_plan(model: Model, recipe: Recipe, parts: Parts | None, threads: int, p
         plan = _assemble(work, candidate, fitted)
         if candidate is candidates[-1] or parts is None or parts.choose is None:
             break
-        error = _output_error(work, plan, parts.choose.limit(CHOOSING_SAMPLES))
+        error, output = _output_error(work, plan, parts.choose.limit(CHOOSING_SAMPLES))
         if error <= OUTPUT_ERROR_LIMIT:
             break
-        notes.append(f"{candidate.preference.title}: not taken, {error:.1%} of an output's energy would be error")
+        notes.append(f"{candidate.preference.title}: not taken, {error:.1%} of the energy of output {output} would be error")
         progress.note(notes[-1])
     return replace(plan, notes=tuple(notes))
 
@@ -158,8 +161,8 @@ def _assemble(work: Workplace, candidate: Candidate, fitted: Fitted) -> Compress
     )
 
 
-def _output_error(work: Workplace, plan: CompressionPlan, data: Dataset) -> float:
-    """The largest share of any output's energy that is error under the plan."""
+def _output_error(work: Workplace, plan: CompressionPlan, data: Dataset) -> tuple[float, str]:
+    """The share of energy that is error under the plan, and the output where it is largest among those that matter."""
     candidate = work.model.clone()
     apply_plan(plan, candidate)
     with TemporaryDirectory(prefix="qcompress-") as folder:
@@ -167,6 +170,17 @@ def _output_error(work: Workplace, plan: CompressionPlan, data: Dataset) -> floa
         save_model(candidate, path)
         settings = AccuracySettings(work.threads)
         found = measure_accuracy(work.model.path, path, data, settings=settings, progress=work.progress).agreement
-    if any(output.lost_samples for output in found):
-        return 1.0
-    return max((10.0 ** (-output.sqnr_db / 10.0) for output in found if output.sqnr_db is not None), default=0.0)
+    errors = [
+        (1.0 if output.lost_samples else 10.0 ** (-(output.sqnr_db or 0.0) / 10.0), output.name)
+        for output in found
+        if (output.lost_samples or output.sqnr_db is not None) and output.name in (work.recipe.outputs or (output.name,))
+    ]
+    return max(errors, default=(0.0, ""))
+
+
+def _check_outputs(model: Model, recipe: Recipe) -> None:
+    names = [output.name for output in model.outputs]
+    for name in recipe.outputs:
+        if name not in names:
+            near = get_close_matches(name, names, 1, 0.0)
+            raise RecipeError(f"the model has no output {name!r}", f"did you mean {near[0]!r}?" if near else "it has none")

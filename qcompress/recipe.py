@@ -55,6 +55,8 @@ class Recipe:
     """Layer names, globs or operator types to compress; empty means all."""
     exclude: tuple[str, ...] = ()
     """Layer names, globs or operator types to keep as they are."""
+    outputs: tuple[str, ...] = ()
+    """Outputs of the model that must stay close to the float model's; empty means all."""
     gates: Gates = field(default_factory=Gates)
 
     def __post_init__(self) -> None:
@@ -142,7 +144,7 @@ def _field_value(key: str, value: Any, where: str) -> Any:
             return Mode(_expect(value, str))
         if key == "ranges":
             return RangeMethod(_expect(value, str))
-        if key in ("include", "exclude"):
+        if key in ("include", "exclude", "outputs"):
             return tuple(_expect(item, str) for item in _expect(value, list))
         return _expect(value, str if key == "name" else bool)
     except (TypeError, ValueError) as error:

@@ -63,6 +63,7 @@ class RecipeChoice:
     exclude: tuple[str, ...]
     clip_weights: bool | None
     correct_bias: bool | None
+    outputs: tuple[str, ...]
 
     def load(self) -> Recipe:
         """The recipe with the changes applied.
@@ -111,6 +112,13 @@ recipe_options = bundle(
     click.option("--clip/--no-clip", "clip_weights", default=None, help="Search the best clip of each weight channel."),
     click.option(
         "--bias-correction/--no-bias-correction", "correct_bias", default=None, help="Undo the mean error of each channel."
+    ),
+    click.option(
+        "--judge-output",
+        "outputs",
+        multiple=True,
+        metavar="OUTPUT",
+        help="Only this output of the model must stay close to the original's. Repeatable; all by default.",
     ),
 )
 

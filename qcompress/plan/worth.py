@@ -21,7 +21,8 @@ GAIN_PER_PRODUCT = 13.0
 """Picoseconds a multiply-add takes less: 18.5 in float, 5.3 in integers (dense convolutions and matrix products)."""
 
 BORDER_PER_ELEMENT = 320.0
-"""Picoseconds an element costs at a border: 155 to quantize or dequantize, 165 to change the layout."""
+"""Picoseconds an element costs at a border: 155 to quantize or dequantize and 105 to 165 to change the layout. The larger sum:
+a region that is only just worth it risks accuracy for nothing."""
 
 BORDER_PER_NODE = 4e6
 """Picoseconds every border costs, however small the tensor: two more kernels are called."""
