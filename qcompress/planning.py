@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from qcompress.calibrate import CalibrationSettings, MeansRequest, collect, collect_means
+from qcompress.calibrate import CalibrationSettings, MeansRequest, collect, collect_means, observe_shapes
 from qcompress.data import Dataset, Parts
 from qcompress.decisions import CompressionPlan, Keep, Quantize
 from qcompress.errors import RecipeError
@@ -18,7 +18,6 @@ from qcompress.operators import Layer, find_layers
 from qcompress.plan.choose import PREFERENCES, Preference, choose_forms, static_nodes, stored_form
 from qcompress.plan.fit import fit_activations, fit_clips, needs_of, shift_probes
 from qcompress.plan.placement import Placement, Shapes, place
-from qcompress.plan.shapes import observe_shapes
 from qcompress.plan.worth import losing_nodes
 from qcompress.progress import Progress
 from qcompress.recipe import Mode, Recipe
@@ -128,7 +127,7 @@ def _fit(work: Workplace, candidates: Sequence[Candidate]) -> Fitted:
     if parts is not None:
         needs = needs_of(layers, (item.placement for item in candidates), recipe)
         if needs != StatisticsNeeds():
-            settings = CalibrationSettings(recipe.ranges, recipe.activations, work.threads, parts.fit.samples)
+            settings = CalibrationSettings(recipe.ranges, recipe.activations, work.threads, parts.fit.samples, work.shapes)
             statistics = collect(work.model, needs, parts.fit.batches(), settings, work.progress)
     clips = fit_clips(layers, statistics, recipe, work.progress)
     probes = shift_probes(layers, clips, recipe) if parts is not None and recipe.correct_bias else None

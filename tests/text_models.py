@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
+from qcompress.calibrate import observe_shapes
 from qcompress.decisions import CompressionPlan, Keep, Quantize
 from qcompress.graph import Model, digest, extend, load_model
 from qcompress.graph.edit import set_constant
@@ -20,7 +21,6 @@ from qcompress.pipeline import prepared_from
 from qcompress.plan.choose import static_nodes
 from qcompress.plan.fit import fit_activations
 from qcompress.plan.placement import place
-from qcompress.plan.shapes import observe_shapes
 from qcompress.recipe import Mode, Recipe
 from qcompress.rewrite.context import encode
 from qcompress.runtime import Optimization, SessionSettings, open_session

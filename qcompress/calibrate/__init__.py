@@ -3,6 +3,7 @@
 from qcompress.calibrate.collect import Batch, CalibrationSettings, MeansRequest, collect, collect_means
 from qcompress.calibrate.histogram import Histogram
 from qcompress.calibrate.ranges import RANGE_METHODS, RangeEstimator, TensorRecord
+from qcompress.calibrate.shapes import observe_shapes
 
 __all__ = [
     "RANGE_METHODS",
@@ -14,4 +15,5 @@ __all__ = [
     "TensorRecord",
     "collect",
     "collect_means",
+    "observe_shapes",
 ]

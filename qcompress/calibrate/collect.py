@@ -7,7 +7,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -49,12 +49,13 @@ class Batch(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CalibrationSettings:
-    """How to calibrate; ``total`` is the number of samples, when it is known."""
+    """How to calibrate; ``total`` is the number of samples, ``shapes`` those of tensors in a feed, when they are known."""
 
     method: RangeMethod = RangeMethod.MSE
     scheme: QuantScheme = QuantScheme(signed=False, symmetric=False)  # noqa: RUF009  (frozen)
     threads: int = 0
     total: int | None = None
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def collect(
@@ -81,7 +82,7 @@ def collect(
     first, batches = _peek(batches)
     values = values_per_sample(settings.total)
     at_once = values * min(first.samples, SAMPLES_AT_ONCE)
-    observers = Observers(model.opset, at_once, _float_tensors(model), MOMENT_VALUES // values)
+    observers = Observers(model.opset, at_once, _float_tensors(model), MOMENT_VALUES // values, settings.shapes)
     wanted = needs.ranges | needs.moments.keys()
     observe(needs.ranges, needs.moments, Facts(may_be_nan(model, wanted), never_negative(model)), observers)
     ranges = [RangeAccumulator(tensor) for tensor in sorted(needs.ranges)]
@@ -89,7 +90,7 @@ def collect(
     shapes: dict[str, tuple[int, ...]] = {}
     samples = 0
     for found, where in _run(model, observers, batches, settings, progress, "Calibrating"):
-        here = {tensor: _shape(found, tensor) for tensor in wanted}
+        here = {tensor: observers.true_shape(tensor, _shape(found, tensor)) for tensor in wanted}
         shapes = shapes or here
         for tensor in sorted(wanted):
             check_sum(tensor, found, where.text)
@@ -195,7 +196,7 @@ def _run(
         for batch in chain(batches, repeat(None)):
             if batch is not None:
                 running.append((pool.submit(session.run, batch.feed, observers.outputs), batch.samples))
-                if len(running) < at_once:
+                if len(running) <= at_once:  # one waits, so that no worker does while its result is counted
                     continue
             if not running:
                 return

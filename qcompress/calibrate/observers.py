@@ -46,13 +46,19 @@ class Observers:
     """Nodes and constants to add to a model, and the outputs to ask for.
 
     ``opset``: the model's. ``limit``: values of a tensor that leave the runtime per feed, at most. ``moment_factor``:
-    second moments are made of so many times as many. ``floats``: tensors that are known to be float32.
+    second moments are made of so many times as many. ``floats``: tensors that are known to be float32. ``shapes``: of
+    tensors in the first feed, where they are known; ``strides``: of the pixel grids that were laid over feature maps.
+
+    Feature maps (samples, channels, height, width) lie in a blocked layout between convolutions. Pooling operators read it as
+    it is; any other would have the runtime turn the whole map first, which costs more than observing it.
     """
 
     opset: int
     limit: int = SUBSAMPLE
     floats: Set[str] = frozenset()
     moment_factor: int = MOMENT_VALUES // SUBSAMPLE
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    strides: dict[str, int] = field(default_factory=dict)
     nodes: list[NodeSpec] = field(default_factory=list)
     constants: dict[str, Array] = field(default_factory=dict)
     outputs: list[str] = field(default_factory=list)
@@ -82,25 +88,68 @@ class Observers:
         return PREFIX + name if PREFIX + name in self.names else self.node("Cast", (tensor,), name, to=FLOAT)
 
     def shape(self, tensor: str) -> None:
-        """Ask for the tensor's shape."""
-        self.outputs.append(self.node("Shape", (tensor,), f"{tensor}/shape"))
+        """Ask for the tensor's shape; of a map for that of its grid, from which ``true_shape`` tells it."""
+        source = self._grid(tensor) if self.is_map(tensor) else tensor
+        self.outputs.append(self.node("Shape", (source,), f"{tensor}/shape"))
 
     def reduced(self, tensor: str, kind: str) -> None:
         """Ask for the ``min``, ``max`` or ``sum`` of all values."""
-        self.outputs.append(self.node(f"Reduce{kind.title()}", (self.as_float(tensor),), f"{tensor}/{kind}", keepdims=0))
+        source = self.as_float(tensor)
+        if kind == "max" and self.is_map(tensor):
+            source = self.node("GlobalMaxPool", (source,), f"{tensor}/peaks")
+        self.outputs.append(self.node(f"Reduce{kind.title()}", (source,), f"{tensor}/{kind}", keepdims=0))
 
     def sample(self, tensor: str) -> None:
         """Ask for a sub-sample of the values."""
         source = self.as_float(tensor)
+        if self.is_map(tensor):
+            grid = self._grid(tensor)
+            size = math.prod(self.shapes[tensor]) // self.strides[tensor] ** 2
+            coarse = self._pick(grid, _odd_stride(size, self.limit), f"{tensor}/coarse")
+            self.outputs.append(self.node("Reshape", (coarse, self.integers(-1)), f"{tensor}/sample"))
+            return
         flat = self.node("Reshape", (source, self.integers(-1)), f"{tensor}/flat")
         self.outputs.append(self._subsample(flat, tensor))
 
     def second_moments(self, tensor: str, axis: int) -> None:
         """Ask for E[x^2] of each index of ``axis``."""
+        if self.is_map(tensor) and axis == 1:
+            grid = self._grid(tensor)
+            squares = self.node("Mul", (grid, grid), f"{tensor}/squares")
+            pooled = self.node("GlobalAveragePool", (squares,), f"{tensor}/pooled")
+            self.outputs.append(self._mean(pooled, (0, 2, 3), f"{tensor}/second_moment"))
+            return
         grouped, axes = self._grouped(tensor, axis)
         some = self._strided(grouped, max(axis + 1, 0), tensor, self.moment_factor)
         squares = self.node("Mul", (some, some), f"{tensor}/squares")
         self.outputs.append(self._mean(squares, axes, f"{tensor}/second_moment"))
+
+    def is_map(self, tensor: str) -> bool:
+        """Whether the tensor is a feature map of more than one pixel."""
+        shape = self.shapes.get(tensor, ())
+        return self.opset >= 10 and len(shape) == 4 and shape[2] * shape[3] > 1 and 0 not in shape
+
+    def true_shape(self, tensor: str, found: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of a tensor from the shape that was asked for, which for a map is that of its grid."""
+        stride = self.strides.get(tensor)
+        if stride is None:
+            return found
+        known = self.shapes[tensor]
+        if found == (*known[:2], *(-(-dim // stride) for dim in known[2:])):
+            return known
+        return (*found[:2], found[2] * stride, found[3] * stride)  # a feed of another size, up to a stride
+
+    def _grid(self, tensor: str) -> str:
+        """Every k-th pixel of a map in both directions, with all channels, about ``moment_factor * limit`` values."""
+        name = f"{tensor}/grid"
+        if PREFIX + name in self.names:
+            return PREFIX + name
+        self.strides[tensor] = _odd_stride(math.prod(self.shapes[tensor]), self.moment_factor * self.limit)
+        return self._pick(self.as_float(tensor), self.strides[tensor], name)
+
+    def _pick(self, source: str, stride: int, output: str) -> str:
+        """Every ``stride``-th pixel: the average over windows of one pixel."""
+        return self.node("AveragePool", (source,), output, kernel_shape=(1, 1), strides=(stride, stride))
 
     def means(self, tensor: str, axis: int) -> None:
         """Ask for the mean of each index of ``axis``."""
@@ -180,6 +229,12 @@ def steps(factor: int) -> Array:
     ratios = np.arange(LARGEST_RATIO) // factor
     table = np.where(ratios == 0, 1, primes[np.searchsorted(primes, ratios, side="right")])
     return table.astype(np.int64)
+
+
+def _odd_stride(size: int, wanted: int) -> int:
+    """The stride in two directions that leaves about ``wanted`` of ``size`` values; odd, since maps repeat in powers of 2."""
+    stride = max(1, math.isqrt(size // max(wanted, 1)))
+    return stride if stride % 2 else stride + 1
 
 
 def values_per_sample(samples: int | None) -> int:

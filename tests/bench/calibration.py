@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qcompress.calibrate import CalibrationSettings, collect
+from qcompress.calibrate import CalibrationSettings, collect, observe_shapes
 from qcompress.decisions import Keep
 from qcompress.graph import Model
 from qcompress.operators import find_layers
@@ -31,7 +31,6 @@ from qcompress.pipeline import load_prepared
 from qcompress.plan.choose import PREFERENCES, choose_forms, static_nodes
 from qcompress.plan.fit import needs_of
 from qcompress.plan.placement import place
-from qcompress.plan.shapes import observe_shapes
 from qcompress.progress import SILENT
 from qcompress.recipe import load_recipe
 from qcompress.runtime import SessionSettings, open_session
@@ -90,7 +89,7 @@ def run_ours(model: Path, feeds: Iterator[dict[str, Array]], threads: int) -> di
     prepared = load_prepared(model)
     first = next(feeds)
     needs = planned_needs(prepared, first)
-    settings = CalibrationSettings(threads=threads)
+    settings = CalibrationSettings(threads=threads, shapes=observe_shapes(prepared, first))
     start = time.perf_counter()
     collect(prepared, needs, map(OneFeed, chain([first], feeds)), settings, SILENT)
     seconds = time.perf_counter() - start

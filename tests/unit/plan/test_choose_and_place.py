@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from text_models import draw, plan_by_hand, prepared
 
+from qcompress.calibrate import observe_shapes
 from qcompress.decisions import ActivationPlan, CompressionPlan, Keep, Quantize
 from qcompress.errors import RecipeError
 from qcompress.operators import find_layers
@@ -13,7 +14,6 @@ from qcompress.plan.choose import DYNAMIC, MIXED, STATIC, WEIGHTS, choose_forms,
 from qcompress.plan.coverage import as_decisions, coverage
 from qcompress.plan.fit import shift_probes
 from qcompress.plan.placement import place
-from qcompress.plan.shapes import observe_shapes
 from qcompress.plan.worth import losing_nodes
 from qcompress.recipe import Mode, Recipe
 from qcompress.rewrite import apply_plan
