@@ -315,3 +315,17 @@ def test_version_and_help() -> None:
     assert "compress" in done("--help").stdout
     result = done(code=2)
     assert "Usage" in result.stderr
+
+
+def test_an_output_that_matters_must_exist(mlp: Sample, tmp_path: Path) -> None:
+    result = done(*quick(mlp, tmp_path / "small.onnx", "--judge-output", "logit"), code=3)
+    assert "no output 'logit'" in result.stderr
+    assert "did you mean 'logits'?" in result.stderr
+    assert not (tmp_path / "small.onnx").exists()
+
+
+def test_one_feed_is_compressed_without_measuring_accuracy(mlp: Sample, tmp_path: Path) -> None:
+    with np.load(mlp.calib) as data:
+        np.savez(tmp_path / "one.npz", **{name: data[name][:1] for name in data.files})
+    words = ["compress", mlp.model, "-o", tmp_path / "small.onnx", "--data", tmp_path / "one.npz", "--no-latency"]
+    assert "none was held out" in done(*words).stdout

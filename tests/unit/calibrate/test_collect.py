@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from qcompress.calibrate import CalibrationSettings, MeansRequest, collect, collect_means
-from qcompress.calibrate.observers import LARGEST_RATIO, steps
+from qcompress.calibrate import CalibrationSettings, MeansRequest, collect, collect_means, observe_shapes
+from qcompress.calibrate.observers import LARGEST_RATIO, steps, values_per_sample
 from qcompress.calibrate.values import may_be_nan, never_negative
 from qcompress.errors import CalibrationError, ModelError
 from qcompress.graph import load_model
@@ -290,3 +290,33 @@ def test_prepared_models_whose_constants_were_lifted_are_observed(save):
     prepare(model)
     found = collect(model, StatisticsNeeds(frozenset({"y"})), batches(np.ones((1, 2), np.float32)), MINMAX, SILENT)
     assert found.ranges["y"] == TensorRange(0.0, 3.0)
+
+
+def test_feature_maps_are_observed_by_pooling_with_the_same_results(save):
+    path = net(save, 17)
+    arrays = images((1, 3, 40, 56), (1, 3, 40, 56), (1, 3, 24, 72))
+    model = load_model(path)
+    needs = StatisticsNeeds(frozenset({"x", "c", "r"}), {"x": 1, "r": 1})
+    shapes = observe_shapes(model, {"x": arrays[0]})
+    plain = collect(model, needs, batches(*arrays), MINMAX, SILENT)
+    pooled = collect(model, needs, batches(*arrays), replace(MINMAX, shapes=shapes), SILENT)
+    assert pooled.ranges == plain.ranges
+    assert pooled.shapes == plain.shapes
+    for tensor in ("x", "r"):
+        np.testing.assert_allclose(pooled.second_moments[tensor], plain.second_moments[tensor], rtol=0.05)
+
+
+@pytest.mark.parametrize(("samples", "values"), [(None, 1024), (2, 16384), (32, 4096), (1000, 1024)])
+def test_few_samples_give_more_values_each(samples, values):
+    assert values_per_sample(samples) == values
+
+
+def test_a_rare_tail_in_few_samples_is_not_clipped_away(save):
+    generator = np.random.default_rng(3)
+    arrays = [generator.normal(0.0, 1.0, (1, 3, 256, 256)).astype(np.float32) for _ in range(4)]
+    for array in arrays:  # a value in 4,000 holds nearly all of the energy
+        array.reshape(-1)[generator.choice(array.size, array.size // 4000, replace=False)] = 300.0
+    needs = StatisticsNeeds(frozenset({"x"}), {})
+    settings = CalibrationSettings(threads=2, total=4)
+    found = collect(load_model(net(save, 17)), needs, batches(*arrays), settings, SILENT)
+    assert found.ranges["x"].high > 200.0

@@ -1,6 +1,6 @@
 import pytest
 
-from qcompress.measure import check_gates
+from qcompress.measure import check_gates, check_promise
 from qcompress.results import AccuracyReport, Gates, Interval, LatencyReport, MetricPair, OutputAgreement, SizeReport
 
 SIZE = SizeReport(1000, 300, {"float32": 900}, {"int8": 225})
@@ -70,3 +70,21 @@ def test_a_model_without_float_outputs_has_no_sqnr():
 def test_nan_never_passes():
     (found,) = check_gates(Gates(max_accuracy_drop=0.1), SIZE, LATENCY, accuracy(float("nan")))
     assert not found.passed
+
+
+@pytest.mark.parametrize(
+    ("speedup", "rounds", "kept"),
+    [
+        (Interval(0.98, 0.97, 0.99), 100, True),  # within what one model differs from itself
+        (Interval(0.90, 0.88, 0.92), 100, False),
+        (Interval(0.90, 0.88, 0.92), 7, True),  # a burst of other work moves all of a few rounds
+        (Interval(0.60, 0.55, 0.70), 7, False),
+        (Interval(0.60), 3, True),  # no interval, no verdict
+    ],
+)
+def test_a_result_that_is_clearly_slower_fails_unasked(speedup, rounds, kept):
+    latency = LatencyReport(2.0, 2.2, 1.0, 1.1, speedup, rounds, 2, {"x": (1, 3)})
+    found = check_promise(Gates(), latency)
+    assert all(gate.passed for gate in found) is kept
+    assert check_promise(Gates(min_speedup=0.5), latency) == ()  # the user's own limit counts instead
+    assert check_promise(Gates(), None) == ()

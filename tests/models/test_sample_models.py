@@ -1,0 +1,49 @@
+"""The shipped models from end to end: small enough, accurate enough, valid everywhere, the same bytes every time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from qcompress import Report, RunOptions, compress
+from qcompress.runtime import Optimization, SessionSettings, open_session
+
+SAMPLES = Path(__file__).resolve().parents[2] / "sample_models"
+LEAST_TIMES_SMALLER = {"digits_cnn": 3.3, "reviews_transformer": 3.3, "language_gru": 3.3}
+LARGEST_DROP = 0.005
+KERNELS = {"digits_cnn": ("QLinearConv", 20), "reviews_transformer": ("MatMulIntegerToFloat", 10), "language_gru": ("", 0)}
+
+
+def run(name: str, target: Path) -> Report:
+    calib, evaluation = (str(SAMPLES / f"{name}.{part}.npz") for part in ("calib", "eval"))
+    return compress(
+        SAMPLES / f"{name}.onnx", target, "int8", calib, evaluation, options=RunOptions(threads=2, latency_seconds=0)
+    )
+
+
+@pytest.mark.parametrize("name", LEAST_TIMES_SMALLER)
+def test_a_sample_model_keeps_what_it_can_do(name, tmp_path):
+    target = tmp_path / "small.onnx"
+    report = run(name, target)
+    assert 1.0 / report.size.ratio >= LEAST_TIMES_SMALLER[name]
+    assert report.accuracy is not None
+    assert report.accuracy.drop is not None
+    assert report.accuracy.drop.value <= LARGEST_DROP
+    kernel, least = KERNELS[name]
+    assert report.kernels is not None
+    assert report.kernels.integer.get(kernel, 0) >= least
+    onnx.checker.check_model(str(target), full_check=True)
+    with np.load(SAMPLES / f"{name}.eval.npz") as data:
+        feed = {key: data[key][:8] for key in data.files if key != "labels"}
+    levels = [open_session(target, SessionSettings(optimization=level)).run(feed)["logits"] for level in Optimization]
+    for logits in levels[1:]:
+        assert np.array_equal(logits.argmax(axis=1), levels[0].argmax(axis=1))
+
+
+def test_two_runs_write_the_same_bytes(tmp_path):
+    for target in ("a.onnx", "b.onnx"):
+        run("digits_cnn", tmp_path / target)
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
