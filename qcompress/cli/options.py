@@ -227,7 +227,7 @@ class RunChoice:
 
 
 threads_option = click.option(
-    "--threads", type=click.IntRange(0), default=0, show_default=True, help="Threads of the runtime; 0: all cores."
+    "--threads", type=click.IntRange(0, 256), default=0, show_default=True, help="Threads of the runtime; 0: all cores."
 )
 
 run_options = bundle(
