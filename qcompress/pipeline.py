@@ -112,7 +112,7 @@ def compress(
         size = measure_size(source, written)
         if size.ratio >= 1.0:
             raise NothingToCompressError(
-                f"{source}: the result would not be smaller ({size.ratio:.2f}x)", "nothing was written"
+                f"{source}: the result would be {size.ratio:.2f} times as large as the original", "nothing was written"
             )
         latency, accuracy = _measure(source, written, parts, evaluation, options, progress)
         report = Report(

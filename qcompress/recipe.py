@@ -118,7 +118,8 @@ def recipe_from_table(table: Mapping[str, Any], where: str) -> Recipe:
     changes: dict[str, Any] = {"name": Path(where).stem}
     known = [item.name for item in fields(Recipe) if item.name != "gates"]
     for key, value in values.items():
-        changes[_known(key, known, where)] = _field_value(key, value, where)
+        name = _known(key, known, where)
+        changes[name] = _field_value(name, value, where)
     limits: dict[str, float] = {}
     for key, value in gates.items():
         if isinstance(value, bool) or not isinstance(value, int | float):

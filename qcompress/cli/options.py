@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -268,6 +269,9 @@ class GateChoice:
                 f"write {self.max_accuracy_drop:g}% for {self.max_accuracy_drop:g} points",
             )
         given = {item.name: getattr(self, item.name) for item in fields(self) if getattr(self, item.name) is not None}
+        for name, limit in given.items():
+            if isnan(limit):
+                raise UsageError(f"--{name.replace('_', '-')} is not a number", "write for example 1.2")
         return replace(gates, **given)
 
 

@@ -48,7 +48,7 @@ def check_promise(gates: Gates, latency: LatencyReport | None) -> tuple[GateResu
 def _check_drop(limit: float, accuracy: AccuracyReport | None) -> GateResult:
     name = "max_accuracy_drop"
     if accuracy is None:
-        return _unmeasured(name, limit, "accuracy was not measured: give --eval-data or --data")
+        return _unmeasured(name, limit, "accuracy was not measured: it needs --eval-data, or --data of 4 samples or more")
     if accuracy.drop is None:
         why = f"{accuracy.metric.name} gave no number" if accuracy.metric else "no output could be compared"
         return _unmeasured(name, limit, f"there is no accuracy drop: {why}")
@@ -61,7 +61,7 @@ def _check_drop(limit: float, accuracy: AccuracyReport | None) -> GateResult:
 def _check_speedup(limit: float, latency: LatencyReport | None) -> GateResult:
     name = "min_speedup"
     if latency is None:
-        return _unmeasured(name, limit, "latency was not measured: give --data or --eval-data")
+        return _unmeasured(name, limit, "latency was not measured: it needs --data or --eval-data, and no --no-latency")
     speedup = latency.speedup
     told = f"speed-up {speedup.value:.2f}x{_range(speedup, '.2f')}, at least {limit:g}x asked"
     shortfall = limit - speedup.value
@@ -78,7 +78,7 @@ def _check_size(limit: float, size: SizeReport) -> GateResult:
 def _check_sqnr(limit: float, accuracy: AccuracyReport | None) -> GateResult:
     name = "min_sqnr"
     if accuracy is None:
-        return _unmeasured(name, limit, "accuracy was not measured: give --eval-data or --data")
+        return _unmeasured(name, limit, "accuracy was not measured: it needs --eval-data, or --data of 4 samples or more")
     outputs = [output for output in accuracy.agreement if output.cosine is not None]
     if not outputs:
         return _unmeasured(name, limit, "the model has no float output to compute an SQNR of")

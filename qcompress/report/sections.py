@@ -46,9 +46,9 @@ def warnings(report: Report) -> list[str]:
 def sections(report: Report, verbose: bool = False) -> list[Section]:
     """The whole report; ``verbose`` lists every weight, not only the kept ones."""
     found = [_facts(report), _size(report.size)]
-    found.append(_latency(report.latency) if report.latency else Section("Latency", ("not measured: no data",)))
+    found.append(_latency(report.latency) if report.latency else Section("Latency", ("not measured",)))
     if report.accuracy is None:
-        found.append(Section("Accuracy", ("not measured: no data",)))
+        found.append(Section("Accuracy", ("not measured",)))
     else:
         found += _accuracy(report.accuracy)
     if report.kernels is not None:

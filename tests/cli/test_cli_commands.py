@@ -329,3 +329,14 @@ def test_one_feed_is_compressed_without_measuring_accuracy(mlp: Sample, tmp_path
         np.savez(tmp_path / "one.npz", **{name: data[name][:1] for name in data.files})
     words = ["compress", mlp.model, "-o", tmp_path / "small.onnx", "--data", tmp_path / "one.npz", "--no-latency"]
     assert "none was held out" in done(*words).stdout
+
+
+def test_a_misspelt_key_of_a_recipe_is_named_with_its_nearest(mlp: Sample, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('weihts = "int8"\n')
+    result = done(*quick(mlp, tmp_path / "small.onnx", "--recipe", tmp_path / "mine.toml"), code=3)
+    assert "unknown key 'weihts'" in result.stderr
+    assert "did you mean weights?" in result.stderr
+
+
+def test_a_gate_must_be_a_number(mlp: Sample, tmp_path: Path) -> None:
+    assert "--min-sqnr is not a number" in done(*quick(mlp, tmp_path / "small.onnx", "--min-sqnr", "nan"), code=2).stderr
