@@ -64,15 +64,6 @@ def quantize(
     return round_to_codes(values, scheme, scale, _zero_points(low, scale, scheme))
 
 
-def fake_quantize(values: Array, scheme: QuantScheme, clip: Array | None = None) -> Array:
-    """The float32 values that are left of ``values`` after ``quantize``.
-
-    Raises:
-        ModelError: a value is NaN, infinite or beyond float32.
-    """
-    return quantize(values, scheme, clip).dequantize()
-
-
 def parameters(low: Array | float, high: Array | float, scheme: QuantScheme) -> tuple[Array, Array]:
     """The scale and zero point of an activation, whose range is widened to contain 0.
 

@@ -1,4 +1,4 @@
-"""Biases: as int32 in steps of input scale times weight scale, and corrected for the mean error of the weights."""
+"""Biases as int32 in steps of input scale times weight scale."""
 
 from __future__ import annotations
 
@@ -76,29 +76,6 @@ def least_weight_scale(bias: Array, input_scale: Array) -> Array:
     least = np.abs(bias.astype(np.float64)) / room
     normal = 1.001 * float(np.finfo(np.float32).tiny) / float(input_scale)  # the product of scales is not denormal
     return np.asarray(np.clip(least, normal, 1e30), dtype=np.float32)
-
-
-def mean_output_shift(weight_error: Array, input_means: Array, groups: int = 1) -> Array:
-    """What an error in the weights takes from the mean of each output channel: add it to the bias.
-
-    E[W x] - E[Q x] = (W - Q) E[x], exact for Gemm and MatMul and, away from padding, for Conv. By linearity
-    ``mean_output_shift(W, means of x) - mean_output_shift(Q, means of x')`` also covers an input x' that is quantized.
-
-    Args:
-        weight_error: float weight - dequantized weight, (out, in / groups, *kernel).
-        input_means: E[x] of each channel, (in,).
-        groups: of the Conv.
-
-    Returns:
-        (out,), float64.
-
-    Source: Nagel et al., ICCV 2019, arXiv:1906.04721, section 4.2; means are measured, not derived from
-    BatchNorm.
-    """
-    outputs, inputs = weight_error.shape[:2]
-    taps = weight_error.reshape(groups, outputs // groups, inputs, -1).sum(axis=-1, dtype=np.float64)
-    means = np.asarray(input_means, dtype=np.float64).reshape(groups, inputs)
-    return np.asarray(np.einsum("goi,gi->go", taps, means)).reshape(outputs)
 
 
 def _check_finite(bias: Array) -> None:

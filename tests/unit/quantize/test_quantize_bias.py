@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from qcompress.errors import ModelError
-from qcompress.quantize import least_weight_scale, mean_output_shift, quantize, quantize_bias
+from qcompress.quantize import least_weight_scale, quantize, quantize_bias
 from qcompress.types import PerChannel, QuantScheme
 
 INPUT_SCALE = np.float32(0.02)
@@ -70,25 +70,3 @@ def test_a_bias_that_is_not_finite_is_refused(bad):
         quantize_bias(np.array([bad], np.float32), INPUT_SCALE, np.float32(1.0))
     with pytest.raises(ModelError):
         least_weight_scale(np.array([bad], np.float32), INPUT_SCALE)
-
-
-def test_the_shift_is_the_mean_error_of_a_matrix_product():
-    generator = np.random.default_rng(1)
-    weight, inputs = generator.standard_normal((8, 20)), generator.gamma(2.0, size=(500, 20))
-    dequantized = quantize(weight, QuantScheme(4, granularity=PerChannel(0))).dequantize()
-    shift = mean_output_shift(weight - dequantized, inputs.mean(axis=0))
-    np.testing.assert_allclose((inputs @ dequantized.T + shift).mean(axis=0), (inputs @ weight.T).mean(axis=0), rtol=1e-9)
-
-
-@pytest.mark.parametrize("groups", [1, 2, 6])
-def test_the_shift_is_the_mean_error_of_a_grouped_convolution(groups):
-    generator = np.random.default_rng(2)
-    error = generator.standard_normal((12, 6 // groups, 3))  # (out, in / groups, kernel)
-    inputs = generator.standard_normal((6, 40)) + 1.0
-    circular = np.stack([np.roll(inputs, -tap, axis=1) for tap in range(3)], axis=-1)  # (in, 40, kernel), no padding
-    expected = []
-    for channel in range(12):
-        group = channel // (12 // groups)
-        part = circular[group * (6 // groups) : (group + 1) * (6 // groups)]
-        expected.append(np.einsum("ipk,ik->p", part, error[channel]).mean())
-    np.testing.assert_allclose(mean_output_shift(error, inputs.mean(axis=1), groups), expected, rtol=1e-9)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from qcompress.errors import ModelError
-from qcompress.quantize import fake_quantize, quantize, search_clip
+from qcompress.quantize import quantize, search_clip
 from qcompress.quantize.clipping import _first_least
 from qcompress.types import PerBlock, PerChannel, PerTensor, QuantScheme
 
@@ -53,7 +53,7 @@ def test_it_finds_the_least_weighted_error_of_the_grid(seed):
     values = generator.standard_t(3, (4, 64)).astype(np.float32)
     importance = np.exp(2.0 * generator.standard_normal((1, 64)))
     errors = {
-        factor: (importance * np.square(fake_quantize(values, INT4, np.array(factor)) - values)).sum()
+        factor: (importance * np.square(quantize(values, INT4, np.array(factor)).dequantize() - values)).sum()
         for factor in (*np.linspace(1.0, 0.4, 31), 7.5 / 7)
     }
     assert search_clip(values, INT4, importance) == pytest.approx(min(errors, key=errors.get))
