@@ -193,6 +193,18 @@ def node_graphs(node: ir.Node) -> list[ir.Graph]:
     return graphs
 
 
+def values_read(node: ir.Node) -> set[ir.Value]:
+    """What a node reads from the graph it is in or those around it, through its bodies too."""
+    read = {value for value in node.inputs if value is not None}
+    for body in node_graphs(node):
+        read |= set(body.outputs)
+        for inner in body:
+            read |= values_read(inner)
+    for body in node_graphs(node):
+        read -= {*body.inputs, *body.initializers.values(), *(value for inner in body for value in inner.outputs)}
+    return read
+
+
 def int_attribute(node: ir.Node, name: str, default: int) -> int:
     """An integer attribute or its default."""
     attribute = node.attributes.get(name)
