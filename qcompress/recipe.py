@@ -28,6 +28,13 @@ class Mode(StrEnum):
     """Weights stored compressed, arithmetic in float."""
 
 
+class Objective(StrEnum):
+    """What is made as small as the budget of loss allows."""
+
+    LATENCY = "latency"
+    SIZE = "size"
+
+
 class RangeMethod(StrEnum):
     """How an activation's range is chosen from what calibration saw."""
 
@@ -44,6 +51,8 @@ class Recipe:
 
     name: str = "int8"
     mode: Mode = Mode.AUTO
+    objective: Objective = Objective.LATENCY
+    """What mode auto makes as small as the budget of loss allows."""
     weights: QuantScheme = field(default_factory=lambda: QuantScheme.parse("int8/channel"))
     activations: QuantScheme = field(default_factory=lambda: QuantScheme.parse("uint8/asym"))
     ranges: RangeMethod = RangeMethod.MSE
@@ -143,6 +152,8 @@ def _field_value(key: str, value: Any, where: str) -> Any:
             return QuantScheme.parse(_expect(value, str))
         if key == "mode":
             return Mode(_expect(value, str))
+        if key == "objective":
+            return Objective(_expect(value, str))
         if key == "ranges":
             return RangeMethod(_expect(value, str))
         if key in ("include", "exclude", "outputs"):
