@@ -30,6 +30,18 @@ def is_constant(value: ir.Value | None) -> bool:
     return value is not None and value.is_initializer() and not value.is_graph_input()
 
 
+def constant_number(value: ir.Value | None) -> float | None:
+    """The float that a constant of one element holds, whatever its rank, or None."""
+    array = None if value is None or value.const_value is None or value.const_value.size != 1 else constant_array(value)
+    return None if array is None or not np.issubdtype(array.dtype, np.floating) else float(array.reshape(-1)[0])
+
+
+def only_user(value: ir.Value) -> ir.Node | None:
+    """The one node that reads a value, None when there are more or it is a graph output."""
+    users = [use.node for use in value.uses()]
+    return users[0] if len(users) == 1 and not value.is_graph_output() else None
+
+
 def graph_of(value: ir.Value) -> ir.Graph:
     """The graph a value belongs to."""
     graph = value.graph
@@ -100,6 +112,11 @@ class Editor:
         given = [ir.Attr(key, _kind(value), value) for key, value in (attributes or {}).items()]
         ir.Node("", op_type, inputs, given, outputs=results).meta[ADDED] = True
         return results
+
+    @staticmethod
+    def name_node(value: ir.Value) -> None:
+        """Name the producer of ``value`` after it, for plans know nodes by name; saving forgets it."""
+        _producer(value).name = value.name
 
     def place_after(self, anchor: ir.Value, values: Sequence[ir.Value]) -> None:
         """Place the producers of ``values``, in order, right after the producer of ``anchor`` (first if it has none)."""

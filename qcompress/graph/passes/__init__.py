@@ -6,11 +6,15 @@ from qcompress.graph.model import Model
 from qcompress.graph.passes.affine import fold_affine
 from qcompress.graph.passes.constants import fold_constants, lift_constants
 from qcompress.graph.passes.float16 import widen_float16
+from qcompress.graph.passes.gates import join_gates
+from qcompress.graph.passes.hard_sigmoids import join_hard_sigmoids
 from qcompress.graph.passes.identities import read_identities
 from qcompress.graph.passes.initializers import unlist_initializers
 from qcompress.graph.passes.inline import inline_functions
 from qcompress.graph.passes.names import unique_names
 from qcompress.graph.passes.pads import fold_pads
+from qcompress.graph.passes.scales import fold_scales
+from qcompress.graph.passes.short_lines import lift_short_lines
 from qcompress.graph.passes.unused import remove_unused
 
 Pass = Callable[[Model], int]
@@ -24,11 +28,15 @@ UNPACKING: dict[str, Pass] = {
 PREPARATION: dict[str, Pass] = {
     "lift constants": lift_constants,
     "read identities": read_identities,
+    "join hard sigmoids": join_hard_sigmoids,
     "unique names": unique_names,
     "widen float16": widen_float16,
+    "join gates": join_gates,
     "fold constants": fold_constants,
     "fold pads": fold_pads,
     "fold affine": fold_affine,
+    "fold scales": fold_scales,
+    "lift short lines": lift_short_lines,
     "remove unused": remove_unused,
 }
 """The passes in the order they run; each returns how many places it changed and keeps every layer's name."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from qcompress.graph.edit import Editor, bypass, constant_array, float_attribute, int_attribute, set_constant
+from qcompress.graph.edit import Editor, bypass, constant_array, float_attribute, int_attribute, only_user, set_constant
 from qcompress.graph.model import Model
 from qcompress.types import Array
 
@@ -31,18 +31,13 @@ def fold_affine(model: Model) -> int:
     for layer in list(model.graph):
         if layer.op_type not in ("Conv", "ConvTranspose") or layer.domain:
             continue
-        while (follower := _only_user(layer.outputs[0])) is not None:
+        while (follower := only_user(layer.outputs[0])) is not None:
             affine = _affine_of(follower, layer)
             if affine is None or not _apply(layer, affine, editor):
                 break
             bypass(follower, layer.outputs[0])
             changed += 1
     return changed
-
-
-def _only_user(value: ir.Value) -> ir.Node | None:
-    users = [use.node for use in value.uses()]
-    return users[0] if len(users) == 1 and not value.is_graph_output() else None
 
 
 def _affine_of(node: ir.Node, layer: ir.Node) -> _Affine | None:

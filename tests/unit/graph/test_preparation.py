@@ -196,6 +196,103 @@ CASES = {
     "nodes and weights nobody reads": Case(
         "d = Relu (x) \n e = Conv (d, unused) \n y = Conv (x, w, b)", {**CONV, "unused": (6, 4, 3, 3)}, ["Conv"]
     ),
+    "a written hard swish": Case(
+        """t = Add (x, three)
+        c = Clip (t, zero, six)
+        m = Mul (x, c)
+        d = Div (m, six)
+        y = Relu (d)""",
+        {"three": np.float32(3), "zero": np.float32(0), "six": np.float32(6)},
+        ["HardSigmoid", "Mul", "Relu"],
+    ),
+    "a written hard sigmoid with a factor left": Case(
+        "t = Add (three, x) \n c = Clip (t, zero, six) \n y = Mul (half, c)",
+        {"three": np.float32(3), "zero": np.float32(0), "six": np.float32(6), "half": np.float32([0.5])},
+        ["HardSigmoid", "Mul"],
+    ),
+    "a clip that another node reads is left": Case(
+        "t = Add (x, three) \n c = Clip (t, zero, six) \n d = Div (c, six) \n y = Add (c, d)",
+        {"three": np.float32(3), "zero": np.float32(0), "six": np.float32(6)},
+        ["Add", "Clip", "Div", "Add"],
+    ),
+    "a clip from another bound than zero is left": Case(
+        "t = Add (x, three) \n c = Clip (t, one, six) \n y = Div (c, six)",
+        {"three": np.float32(3), "one": np.float32(1), "six": np.float32(6)},
+        ["Add", "Clip", "Div"],
+    ),
+    "a residual gate": Case(
+        "p = GlobalAveragePool (x) \n h = Sigmoid (p) \n m = Mul (h, x) \n r = Add (x, m) \n y = Relu (r)",
+        {},
+        ["GlobalAveragePool", "Sigmoid", "Add", "Mul", "Relu"],
+    ),
+    "a gate of something else is left": Case(
+        "p = GlobalAveragePool (x) \n h = Sigmoid (p) \n r = Relu (x) \n m = Mul (r, h) \n y = Add (x, m)",
+        {},
+        ["GlobalAveragePool", "Sigmoid", "Relu", "Mul", "Add"],
+    ),
+    "a gain and a shift before convolutions without pads": Case(
+        "g = Mul (k, x) \n s = Sub (g, c) \n a = Conv (s, w, b) \n d = Conv (s, v) \n y = Add (a, d)",
+        {**CONV, "v": (6, 4, 3, 3), "k": np.float32([-2.5]), "c": np.float32(0.75)},
+        ["Conv", "Conv", "Add"],
+    ),
+    "before a padded convolution the shift stays": Case(
+        "g = Mul (x, k) \n s = Add (g, c) \n y = Conv <pads = [1, 1, 1, 1]> (s, w, b)",
+        {**CONV, "k": np.float32(2.5), "c": np.float32([0.75])},
+        ["Add", "Conv"],
+    ),
+    "a gain before a grouped padded convolution": Case(
+        "g = Div (x, k) \n y = Conv <pads = [1, 1, 1, 1], group = 2> (g, w)",
+        {"w": (6, 2, 3, 3), "k": np.float32(4)},
+        ["Conv"],
+    ),
+    "a gain that is read elsewhere too is left": Case(
+        "g = Mul (x, k) \n t = Conv (g, w) \n r = GlobalAveragePool (g) \n m = ReduceMean (r) \n y = Add (t, m)",
+        {"w": (6, 4, 3, 3), "k": np.float32(4)},
+        ["Mul", "Conv", "GlobalAveragePool", "ReduceMean", "Add"],
+    ),
+    "a gain before convolutions that share a weight is left": Case(
+        "g = Mul (x, k) \n t = Conv (g, w) \n r = Conv (x, w) \n y = Add (t, r)",
+        {"w": (6, 4, 3, 3), "k": np.float32(4)},
+        ["Mul", "Conv", "Conv", "Add"],
+    ),
+    "short lines": Case(
+        """a = Conv <pads = [1, 1]> (x, w, b)
+        r = Relu (a)
+        t = Conv <kernel_shape = [3], strides = [2], dilations = [2], pads = [2, 2]> (r, v)
+        y = Sigmoid (t)""",
+        {"w": (48, 64, 3), "b": (48,), "v": (64, 48, 3)},
+        ["Unsqueeze", "Conv", "Relu", "Conv", "Squeeze", "Sigmoid"],
+        signature="(float[n, 64, 6] x) => (float[n, c, l] y)",
+        feed={"x": draw("line", 3, 64, 6)},
+    ),
+    "a short line read twice": Case(
+        'a = Conv <pads = [1, 1]> (x, w, b) \n r = Relu (a) \n t = Conv <auto_pad = "SAME_UPPER"> (r, v) \n y = Add (r, t)',
+        {"w": (48, 64, 3), "b": (48,), "v": (48, 48, 4)},
+        ["Unsqueeze", "Conv", "Squeeze", "Relu", "Unsqueeze", "Conv", "Squeeze", "Add"],
+        signature="(float[n, 64, 6] x) => (float[n, c, l] y)",
+        feed={"x": draw("line", 3, 64, 6)},
+    ),
+    "a line of free length is left": Case(
+        "a = Conv <pads = [1, 1]> (x, w, b) \n y = Relu (a)",
+        {"w": (48, 64, 3), "b": (48,)},
+        ["Conv", "Relu"],
+        signature="(float[n, 64, l] x) => (float[n, c, l] y)",
+        feed={"x": draw("line", 3, 64, 6)},
+    ),
+    "a long line is left": Case(
+        "a = Conv <pads = [1, 1]> (x, w, b) \n y = Relu (a)",
+        {"w": (48, 64, 3), "b": (48,)},
+        ["Conv", "Relu"],
+        signature="(float[n, 64, 9] x) => (float[n, c, l] y)",
+        feed={"x": draw("long line", 3, 64, 9)},
+    ),
+    "a line of one sample is left": Case(
+        "a = Conv <pads = [1, 1]> (x, w, b) \n y = Relu (a)",
+        {"w": (48, 64, 3), "b": (48,)},
+        ["Conv", "Relu"],
+        signature="(float[1, 64, 6] x) => (float[n, c, l] y)",
+        feed={"x": draw("line", 1, 64, 6)},
+    ),
     "a large computed constant stays computed": Case(
         "big = Expand (s, shape) \n m = ReduceSum (big) \n y = Mul (x, m)",
         {"s": np.float32(1e-6), "shape": np.array([300, 300])},
