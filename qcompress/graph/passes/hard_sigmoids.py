@@ -1,7 +1,7 @@
 """A hard sigmoid written out as Add, Clip and a factor becomes one HardSigmoid: two passes over the tensor instead of four.
 
 ``clip(x + a, 0, b) = b HardSigmoid(x; alpha = 1 / b, beta = a / b)``; the factor behind it, 1 / b as a rule, is adapted.
-Measured: a MobileNetV3 text classifier 1.3x, a text detector 1.2x as fast in float.
+Measured in float: a MobileNetV3 text classifier 1.25x to 1.36x as fast, a text detector 1.1x to 1.2x.
 """
 
 from __future__ import annotations
