@@ -10,7 +10,7 @@ from typing import Any
 from qcompress.errors import RecipeError
 from qcompress.types import Form, QuantScheme
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,10 @@ class CompressionPlan:
 
     ``source``: digest of the model file. ``weights``: weight name -> decision. ``activation_scheme``: of every quantized
     tensor. ``activations``: tensor -> scale and zero point. ``integer_nodes``: nodes that compute on integers.
-    ``bias_shifts``: node -> what is added to its bias, per output channel. ``notes``: what was tried and why not.
+    ``bias_shifts``: node -> what is added to its bias, per output channel. ``channel_scales``: tensor -> what each of its
+    channels is divided by, and what reads it multiplied by, before anything else. ``notes``: what was tried and why not.
+    ``loss``: of the whole compressed model, measured on held-out samples, None where nothing was searched; ``budget``: what
+    was allowed. ``machine``: where the times were measured that forms were chosen by.
     """
 
     source: str
@@ -53,7 +56,11 @@ class CompressionPlan:
     activations: Mapping[str, ActivationPlan] = field(default_factory=dict)
     integer_nodes: tuple[str, ...] = ()
     bias_shifts: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    channel_scales: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    loss: float | None = None
+    budget: float | None = None
+    machine: Mapping[str, str | int] = field(default_factory=dict)
     version: int = PLAN_VERSION
 
     def to_json(self) -> str:
@@ -69,7 +76,11 @@ class CompressionPlan:
             "activations": activations,
             "integer_nodes": list(self.integer_nodes),
             "bias_shifts": {name: list(shift) for name, shift in self.bias_shifts.items()},
+            "channel_scales": {name: list(scales) for name, scales in self.channel_scales.items()},
             "notes": list(self.notes),
+            "loss": self.loss,
+            "budget": self.budget,
+            "machine": dict(self.machine),
         }
         return "{\n" + ",\n".join(f" {json.dumps(key)}: {_lines(value)}" for key, value in table.items()) + "\n}\n"
 
@@ -94,7 +105,11 @@ class CompressionPlan:
                 },
                 integer_nodes=tuple(str(name) for name in table["integer_nodes"]),
                 bias_shifts={name: tuple(float(x) for x in shift) for name, shift in table["bias_shifts"].items()},
+                channel_scales={name: tuple(float(x) for x in scales) for name, scales in table["channel_scales"].items()},
                 notes=tuple(str(note) for note in table["notes"]),
+                loss=None if table["loss"] is None else float(table["loss"]),
+                budget=None if table["budget"] is None else float(table["budget"]),
+                machine=dict(table["machine"]),
             )
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise RecipeError(f"this is not a plan: {error!r}", "make one with qcompress plan") from error

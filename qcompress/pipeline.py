@@ -30,7 +30,7 @@ from qcompress.operators import find_layers
 from qcompress.operators.layers import CHANNEL_SCALES
 from qcompress.plan.choose import PREFERENCES, choose_forms
 from qcompress.plan.coverage import as_decisions, coverage, with_biases
-from qcompress.planning import make_plan
+from qcompress.planning import DEFAULT_BUDGET, Effort, PlanSettings, make_plan
 from qcompress.progress import SILENT, Progress
 from qcompress.recipe import Mode, Recipe, load_recipe
 from qcompress.results import AccuracyReport, DataFacts, Gates, LatencyReport, Report, WeightRow
@@ -47,10 +47,14 @@ class RunOptions:
     """How to run, apart from what to do.
 
     ``held_out``: the part of the data kept for choosing and measuring. ``latency_seconds``: budget of the latency
-    measurement, 0 skips it. ``eval_samples``: at most so many are evaluated.
+    measurement, 0 skips it. ``eval_samples``: at most so many are evaluated. ``target_threads``: for everything timed, when
+    it is not ``threads``. ``cost_file``: measurements to plan by, written when the file is not there yet.
     """
 
     threads: int = 0
+    target_threads: int | None = None
+    effort: Effort = Effort.NORMAL
+    cost_file: Path | None = None
     held_out: float = 0.25
     data: DataOptions = field(default_factory=DataOptions)
     metric: str | None = None
@@ -99,7 +103,7 @@ def compress(
     parts = open_parts(prepared, data, options)
     evaluation = open_evaluation(prepared, eval_data, parts, options)
     if plan is None:
-        plan = make_plan(prepared, recipe, parts, options.threads, progress)
+        plan = make_plan(prepared, recipe, parts, plan_settings(recipe, options), progress)
     elif plan.source != digest(source):
         raise RecipeError("the plan was made for another model", f"make it again: qcompress plan {source}")
     rows = coverage(find_layers(prepared), plan.weights)
@@ -150,7 +154,7 @@ def plan_compression(
     options = options or RunOptions()
     recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
     prepared = load_prepared(Path(source), recipe)
-    return make_plan(prepared, recipe, open_parts(prepared, data, options), options.threads, progress)
+    return make_plan(prepared, recipe, open_parts(prepared, data, options), plan_settings(recipe, options), progress)
 
 
 def compare_models(
@@ -244,6 +248,18 @@ def prepared_from(model: Model, recipe: Recipe | None = None) -> Model:
     return model
 
 
+def plan_settings(recipe: Recipe, options: RunOptions) -> PlanSettings:
+    """How to plan; a limit on accuracy is the budget of loss, unless it is a limit on a metric of the user's own."""
+    limit = None if options.metric else recipe.gates.max_accuracy_drop
+    budget = DEFAULT_BUDGET if limit is None else min(max(limit, 0.0), 1.0)
+    return PlanSettings(options.threads, timed_threads(options), options.effort, budget, options.cost_file)
+
+
+def timed_threads(options: RunOptions) -> int:
+    """Threads of everything that is timed."""
+    return options.threads if options.target_threads is None else options.target_threads
+
+
 def open_parts(model: Model, data: str | None, options: RunOptions) -> Parts | None:
     """The data cut into what is fitted on, what chooses and what is measured on when there is no evaluation data."""
     return None if data is None else cut(_open(model, data, options), options.held_out, options.data.seed)
@@ -274,7 +290,7 @@ def _measure(
     latency = None
     if timed is not None and options.latency_seconds > 0:
         feeds = _first_feeds(timed, 4)
-        settings = LatencySettings(threads=options.threads, budget_seconds=options.latency_seconds)
+        settings = LatencySettings(threads=timed_threads(options), budget_seconds=options.latency_seconds)
         latency = measure_latency(source, written, feeds, settings, progress)
     return latency, accuracy
 

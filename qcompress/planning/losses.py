@@ -16,6 +16,7 @@ from qcompress.calibrate import observe_shapes
 from qcompress.data.batch import count_samples
 from qcompress.decisions import CompressionPlan
 from qcompress.graph import Model
+from qcompress.graph.outputs import states
 from qcompress.graph.segments import Segment, Segments
 from qcompress.measure.loss import OutputLoss, Yardstick, yardstick
 from qcompress.planning.pieces import Cutter, Shapes, Tensors, cut, open_piece
@@ -152,7 +153,11 @@ class LossMeter:
     @cached_property
     def _yardsticks(self) -> dict[str, Yardstick]:
         signatures = {output.name: output for output in self._model.outputs}
-        return {name: yardstick(signatures[name], (known[name] for known in self._known)) for name in self.judged}
+        carried = states(self._model)
+        return {
+            name: yardstick(signatures[name], (known[name] for known in self._known), name in carried)
+            for name in self.judged
+        }
 
     @cached_property
     def _known(self) -> list[dict[str, Array]]:

@@ -1,60 +1,93 @@
-"""Make the plan: try the recipe's preferences in order, fit each, and take the first whose outputs are close enough."""
+"""Make the plan: every group of layers gets the form that pays, within the loss the user allows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from qcompress.calibrate import CalibrationSettings, MeansRequest, collect, collect_means, observe_shapes
-from qcompress.data import Dataset, Parts
-from qcompress.decisions import CompressionPlan, Keep, Quantize
+from qcompress.calibrate import observe_shapes
+from qcompress.data import Parts
+from qcompress.decisions import CompressionPlan, Keep
 from qcompress.errors import RecipeError
-from qcompress.graph import Model, digest, save_model
-from qcompress.measure import AccuracySettings, measure_accuracy
-from qcompress.operators import Layer, find_layers
-from qcompress.plan.choose import PREFERENCES, Preference, choose_forms, static_nodes, stored_form
-from qcompress.plan.fit import fit_activations, fit_clips, needs_of, shift_probes
-from qcompress.plan.placement import Placement, Shapes, place
-from qcompress.plan.worth import losing_nodes
+from qcompress.graph import Model, digest, model_files, save_model
+from qcompress.graph.outputs import judged_outputs
+from qcompress.measure import LatencySettings, measure_latency
+from qcompress.measure.machine import machine_facts
+from qcompress.measure.profile import ProfileSettings
+from qcompress.operators import find_layers
+from qcompress.plan.choose import DYNAMIC, PREFERENCES, STATIC, WEIGHTS, choose_forms
+from qcompress.plan.estimate import Estimator
+from qcompress.planning.costs import alternating, measure_costs
+from qcompress.planning.groups import Way, find_groups
+from qcompress.planning.losses import LossMeter, LossSettings
+from qcompress.planning.oracle import ModelOracle
+from qcompress.planning.search import LIMITS, Allowance, Effort, Goal, Point, Search, Ways
+from qcompress.planning.store import key_of, open_measurements
+from qcompress.planning.work import Workplace, assemble, fit
 from qcompress.progress import Progress
 from qcompress.recipe import Mode, Recipe
 from qcompress.rewrite import apply_plan
-from qcompress.types import Form, Statistics, StatisticsNeeds
+from qcompress.types import Feed, Form
 
-OUTPUT_ERROR_LIMIT = 0.02
-"""Share of an output's energy that may be error (17 dB). On the development models static candidates at 0.005 to 0.011 kept
-their task metric within a point of float; the next ones had 0.2 to 0.7."""
+DEFAULT_BUDGET = 0.01
+"""Loss of agreement with the float model that is allowed when nobody says otherwise: cosine 0.99."""
 
 CHOOSING_SAMPLES = 32
-SHIFT_SAMPLES = 64
+
+FEEDS_TO_TIME = 4
+
+SECONDS_TO_TIME = 3.0
+
+OVERHEAD_SECONDS = 0.05
+"""What writing and loading the changed part of a model takes beside running it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Workplace:
-    """What planning works on and with."""
+class PlanSettings:
+    """How to plan, apart from what the recipe wants.
 
-    model: Model
-    layers: Sequence[Layer]
-    recipe: Recipe
-    parts: Parts | None
-    shapes: Shapes
-    threads: int
-    progress: Progress
+    ``threads``: for calibration and losses. ``target_threads``: for everything timed. ``budget``: loss that is allowed.
+    ``cost_file``: measurements to use, or to write when the file is not there yet.
+    """
+
+    threads: int = 0
+    target_threads: int = 0
+    effort: Effort = Effort.NORMAL
+    budget: float = DEFAULT_BUDGET
+    cost_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """Forms and integer nodes that one preference leads to."""
+class Sensitivity:
+    """What a group of layers loses alone; ``gain_ms``: time it saves."""
 
-    preference: Preference
-    chosen: dict[str, Form | Keep]
-    placement: Placement
+    group: str
+    layers: tuple[str, ...]
+    way: Way
+    loss: float
+    gain_ms: float
 
 
-def make_plan(model: Model, recipe: Recipe, parts: Parts | None, threads: int, progress: Progress) -> CompressionPlan:
+@dataclass(frozen=True, slots=True)
+class Exploration:
+    """A search that is set up, and everything needed to turn its answers into plans."""
+
+    oracle: ModelOracle
+    search: Search
+    effort: Effort
+    feeds: Sequence[Feed]
+    target_threads: int
+    notes: list[str] = field(default_factory=list)
+
+
+def make_plan(
+    model: Model, recipe: Recipe, parts: Parts | None, settings: PlanSettings, progress: Progress
+) -> CompressionPlan:
     """Plan the compression of a prepared model; without data only forms that need none are used.
 
     Raises:
@@ -62,122 +95,189 @@ def make_plan(model: Model, recipe: Recipe, parts: Parts | None, threads: int, p
         ModelError: the model does not run on the data.
         RecipeError: include, exclude or outputs name something the model does not have.
     """
-    _check_outputs(model, recipe)
-    shapes = {} if parts is None else observe_shapes(model, next(parts.fit.batches()).feed)
-    work = Workplace(model, find_layers(model), recipe, parts, shapes, threads, progress)
-    candidates = _candidates(work)
-    notes: list[str] = []
-    if parts is not None and parts.choose is None and len(candidates) > 1:
-        notes.append("too few samples to check integer arithmetic on: weights are stored, arithmetic stays in float")
-        candidates = candidates[-1:]
-    fitted = _fit(work, candidates)
-    for candidate in candidates:
-        plan = _assemble(work, candidate, fitted)
-        if candidate is candidates[-1] or parts is None or parts.choose is None:
-            break
-        error, output = _output_error(work, plan, parts.choose.limit(CHOOSING_SAMPLES))
-        if error <= OUTPUT_ERROR_LIMIT:
-            break
-        notes.append(f"{candidate.preference.title}: not taken, {error:.1%} of the energy of output {output} would be error")
-        progress.note(notes[-1])
-    return replace(plan, notes=tuple(notes))
+    work = _workplace(model, recipe, parts, settings, progress)
+    if recipe.mode is not Mode.AUTO or parts is None or parts.choose is None:
+        return _without_search(work)
+    exploration = explore(work, settings)
+    best = exploration.search.run()
+    return settle(exploration, best)
 
 
-def _candidates(work: Workplace) -> list[Candidate]:
-    """What the recipe's preferences lead to, in order, without repetitions."""
-    mode = work.recipe.mode
-    if work.parts is None and mode is not Mode.DYNAMIC:
-        mode = Mode.WEIGHTS
-    candidates: list[Candidate] = []
-    for preference in PREFERENCES[mode]:
-        candidate = _settle(work, preference)
-        if all(candidate.chosen != other.chosen for other in candidates):
-            candidates.append(candidate)
-    return candidates
+def explore(work: Workplace, settings: PlanSettings) -> Exploration:
+    """Fit all numbers, measure the costs and set up the search; needs held-out samples.
 
-
-def _settle(work: Workplace, preference: Preference) -> Candidate:
-    """Forms and integer nodes under a preference; in mode auto, regions that would be slower than float are given up."""
-    chosen = choose_forms(work.layers, preference, work.recipe, work.shapes)
-    if work.parts is None:
-        return Candidate(preference, chosen, Placement((), (), {}))
-    mode = work.recipe.mode
-    placement = place(work.model, static_nodes(work.model, work.layers, chosen, mode), work.shapes)
-    losing = losing_nodes(work.model, placement, work.shapes) if mode is Mode.AUTO else set()
-    if losing:
-        for layer in work.layers:
-            if chosen[layer.name] is Form.STATIC and any(use.node.name in losing for use in layer.uses):
-                chosen[layer.name] = stored_form(layer, work.recipe, work.shapes)
-        placement = place(work.model, static_nodes(work.model, work.layers, chosen, mode), work.shapes)
-    return Candidate(preference, chosen, placement)
-
-
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """Numbers that hold for every candidate: the data ran once for all of them."""
-
-    statistics: Statistics | None
-    clips: dict[str, tuple[float, ...]]
-    shifts: dict[str, tuple[float, ...]]
-
-
-def _fit(work: Workplace, candidates: Sequence[Candidate]) -> Fitted:
-    """Calibrate, search clips and measure bias shifts."""
-    recipe, parts = work.recipe, work.parts
-    names = {name for item in candidates for name, form in item.chosen.items() if not isinstance(form, Keep)}
-    layers = [layer for layer in work.layers if layer.name in names]
-    statistics = None
-    if parts is not None:
-        needs = needs_of(layers, (item.placement for item in candidates), recipe)
-        if needs != StatisticsNeeds():
-            settings = CalibrationSettings(recipe.ranges, recipe.activations, work.threads, parts.fit.samples, work.shapes)
-            statistics = collect(work.model, needs, parts.fit.batches(), settings, work.progress)
-    clips = fit_clips(layers, statistics, recipe, work.progress)
-    probes = shift_probes(layers, clips, recipe) if parts is not None and recipe.correct_bias else None
-    if parts is None or probes is None or not probes.nodes:
-        return Fitted(statistics, clips, {})
-    data = parts.fit.limit(SHIFT_SAMPLES)
-    request = MeansRequest(probes.nodes, probes.constants, probes.channel_axes)
-    settings = CalibrationSettings(threads=work.threads, total=data.samples)
-    means = collect_means(work.model, request, data.batches(), settings, work.progress)
-    shifts = {probes.layers[name]: tuple(float(shift) for shift in mean) for name, mean in means.items()}
-    return Fitted(statistics, clips, shifts)
-
-
-def _assemble(work: Workplace, candidate: Candidate, fitted: Fitted) -> CompressionPlan:
-    """The plan of one candidate."""
-    weights: dict[str, Quantize | Keep] = {
-        name: form if isinstance(form, Keep) else Quantize(form, work.recipe.weights, fitted.clips[name])
-        for name, form in candidate.chosen.items()
+    Raises:
+        RecipeError: there are too few samples to hold any out.
+    """
+    parts, recipe, progress = work.parts, work.recipe, work.progress
+    if parts is None or parts.choose is None:
+        raise RecipeError("there are too few samples to choose forms on", "give --data with at least 8 samples")
+    choices = {
+        Way.STORED: choose_forms(work.layers, WEIGHTS, recipe, work.shapes),
+        Way.STATIC: choose_forms(work.layers, STATIC, recipe, work.shapes),
+        Way.DYNAMIC: choose_forms(work.layers, DYNAMIC, recipe, work.shapes),
     }
-    taken = {use.node.name or "" for layer in work.layers if isinstance(weights[layer.name], Quantize) for use in layer.uses}
-    statistics, placement = fitted.statistics, candidate.placement
-    return CompressionPlan(
-        source=digest(work.model.path),
-        recipe=work.recipe.name,
-        weights=weights,
-        activation_scheme=work.recipe.activations,
-        activations={} if statistics is None else fit_activations(placement, statistics, work.recipe),
-        integer_nodes=placement.nodes,
-        bias_shifts={node: shift for node, shift in fitted.shifts.items() if node in taken},
+    groups = find_groups(work.layers, choices)
+    kept: dict[str, Form | Keep] = {layer.name: Keep("") for layer in work.layers}
+    singles = [kept | dict(forms) for group in groups for way, forms in group.forms.items() if way is Way.STATIC]
+    turns = alternating(work.layers, choices[Way.STATIC], choices[Way.STORED])
+    fitted = fit(work, [*choices.values(), *singles, *turns])
+    choosing = [batch.feed for batch in parts.choose.limit(CHOOSING_SAMPLES).batches()]
+    timing = [batch.feed for batch in islice(parts.fit.batches(), FEEDS_TO_TIME)]
+    about = {
+        "model": digest(work.model.path),
+        "data": _digest([*timing, *choosing]),
+        "threads": str(settings.target_threads),
+    }
+    facts = machine_facts(settings.target_threads)
+    measurements = open_measurements(about, str(facts), settings.cost_file)
+    if measurements.costs is None:
+        measured = {way.value: chosen for way, chosen in choices.items()} | {"first turn": turns[0], "second turn": turns[1]}
+        variants = {name: assemble(work, chosen, fitted) for name, chosen in measured.items()}
+        profiling = ProfileSettings(threads=settings.target_threads)
+        measurements.costs = measure_costs(work.model, work.layers, variants, timing, profiling, progress)
+        measurements.save()
+    estimator = Estimator(work.model, work.layers, measurements.costs, work.shapes)
+    judged = judged_outputs(work.model, recipe.outputs)
+    meter = LossMeter(work.model, choosing, judged, LossSettings(work.threads, shapes=work.shapes), progress)
+    in_groups = {layer.name for group in groups for layer in group.layers}
+    fixed = {name: form for name, form in choices[Way.STORED].items() if name not in in_groups}
+    oracle = ModelOracle(work, groups, fixed, fitted, estimator, meter, measurements)
+    seconds = OVERHEAD_SECONDS + 0.6 * len(choosing) * measurements.costs.source_ms / 1000.0
+    limits = LIMITS[settings.effort]
+    allowance = Allowance(max(4, int(limits.seconds / seconds)), limits.joints)
+    search = Search(oracle, _goal(work, settings, oracle), allowance, progress.note)
+    return Exploration(oracle, search, settings.effort, timing, settings.target_threads)
+
+
+def settle(exploration: Exploration, best: Point) -> CompressionPlan:
+    """The plan of the best candidate that really is no slower than float, measured with both models taking turns.
+
+    Candidates within the budget are tried from the fastest; stored weights, which nothing slows, come last.
+    """
+    oracle, search = exploration.oracle, exploration.search
+    within = [point for point in search.findings.points.values() if point.loss <= max(best.loss, search.goal.budget)]
+    slower = sorted((point for point in within if point.cost > best.cost), key=lambda point: (point.cost, point.ways))
+    notes = list(exploration.notes)
+    taken = best
+    for point in (best, *slower):
+        taken = point
+        if point.ways == search.stored:
+            break
+        speedup = _speedup(exploration, point.ways)
+        if speedup >= 1.0:
+            break
+        notes.append(f"{_described(point.ways)}: not taken, {speedup:.2f} times as fast as float")
+        oracle.work.progress.note(notes[-1])
+    plan = oracle.plan(taken.ways)
+    facts = oracle.measurements.costs.machine if oracle.measurements.costs is not None else None
+    return replace(
+        plan,
+        notes=(*notes, *_reasons(exploration, taken)),
+        loss=taken.loss,
+        budget=search.goal.budget,
+        machine={} if facts is None else asdict(facts),
     )
 
 
-def _output_error(work: Workplace, plan: CompressionPlan, data: Dataset) -> tuple[float, str]:
-    """The share of energy that is error under the plan, and the output where it is largest among those that matter."""
-    candidate = work.model.clone()
-    apply_plan(plan, candidate)
-    with TemporaryDirectory(prefix="qcompress-") as folder:
-        path = Path(folder) / "candidate.onnx"
-        save_model(candidate, path)
-        settings = AccuracySettings(work.threads)
-        found = measure_accuracy(work.model.path, path, data, settings=settings, progress=work.progress).agreement
-    errors = [
-        (1.0 if output.lost_samples else 10.0 ** (-(output.sqnr_db or 0.0) / 10.0), output.name)
-        for output in found
-        if (output.lost_samples or output.sqnr_db is not None) and output.name in (work.recipe.outputs or (output.name,))
+def sensitivities(exploration: Exploration) -> list[Sensitivity]:
+    """What every group loses alone in each of its integer forms, most harmful first."""
+    oracle, found = exploration.oracle, []
+    stored = exploration.search.stored
+    base = oracle.cost(stored)
+    ways_of = [(index, way) for index, group in enumerate(oracle.groups) for way in group.ways if way is not Way.KEPT]
+    with oracle.work.progress.stage("Measuring what each layer loses", len(ways_of), "forms") as stage:
+        for index, way in ways_of:
+            group = oracle.groups[index]
+            loss = oracle.alone({index: way})
+            gain = base - oracle.cost((*stored[:index], way, *stored[index + 1 :]))
+            found.append(Sensitivity(group.name, tuple(layer.name for layer in group.layers), way, loss, gain))
+            stage.advance()
+    return sorted(found, key=lambda item: (-item.loss, item.group, item.way))
+
+
+def _without_search(work: Workplace) -> CompressionPlan:
+    """The plan of a mode that leaves no choice, or of too little data to choose on."""
+    mode, notes = work.recipe.mode, tuple[str, ...]()
+    if work.parts is None and mode is not Mode.DYNAMIC:
+        mode = Mode.WEIGHTS
+    if mode is Mode.AUTO:
+        mode = Mode.WEIGHTS
+        notes = ("too few samples to check integer arithmetic on: weights are stored, arithmetic stays in float",)
+    chosen = choose_forms(work.layers, PREFERENCES[mode][0], work.recipe, work.shapes)
+    return replace(assemble(work, chosen, fit(work, [chosen])), notes=notes)
+
+
+def _workplace(model: Model, recipe: Recipe, parts: Parts | None, settings: PlanSettings, progress: Progress) -> Workplace:
+    _check_outputs(model, recipe)
+    shapes = {} if parts is None else observe_shapes(model, next(iter(parts.fit.batches())).feed)
+    return Workplace(model, find_layers(model), recipe, parts, shapes, settings.threads, progress)
+
+
+def _goal(work: Workplace, settings: PlanSettings, oracle: ModelOracle) -> Goal:
+    """What the recipe's limits mean for the search."""
+    gates, costs = work.recipe.gates, oracle.measurements.costs
+    most_ms = None
+    if gates.min_speedup is not None and costs is not None:
+        most_ms = costs.source_ms / max(gates.min_speedup, 1e-9)
+    most_bytes = None
+    if gates.max_size_ratio is not None:
+        whole = sum(file.stat().st_size for file in model_files(work.model.path))
+        weights = sum(layer.bytes for group in oracle.groups for layer in group.layers)
+        most_bytes = gates.max_size_ratio * whole - (whole - weights)
+    least = gates.max_accuracy_drop is None and (most_ms is not None or most_bytes is not None)
+    return Goal(settings.budget, work.recipe.objective, most_ms, most_bytes, least)
+
+
+def _speedup(exploration: Exploration, ways: Ways) -> float:
+    """How many times as fast as the original a candidate is, measured; the favourable end of the interval."""
+    oracle = exploration.oracle
+    plan = oracle.plan(ways)
+
+    def measure() -> float:
+        candidate = oracle.work.model.clone()
+        apply_plan(plan, candidate)
+        with TemporaryDirectory(prefix="qcompress-") as folder:
+            path = Path(folder) / "candidate.onnx"
+            save_model(candidate, path)
+            settings = LatencySettings(threads=exploration.target_threads, budget_seconds=SECONDS_TO_TIME)
+            found = measure_latency(oracle.work.model.path, path, exploration.feeds, settings, oracle.work.progress)
+        return found.speedup.high if found.speedup.high is not None else found.speedup.value
+
+    return oracle.measurements.speedup(key_of(plan.to_json()), measure)
+
+
+def _described(ways: Ways) -> str:
+    counts = {way: ways.count(way) for way in dict.fromkeys(ways)}
+    return ", ".join(f"{count} {way.value}" for way, count in counts.items())
+
+
+def _reasons(exploration: Exploration, taken: Point) -> list[str]:
+    """What stands between the result and the fastest forms."""
+    search, oracle = exploration.search, exploration.oracle
+    notes = [f"groups of layers: {_described(taken.ways)}; loss {taken.loss:.4f} of {search.goal.budget:g} allowed"]
+    harmful = sorted(
+        ((loss, group, way) for (group, way), loss in search.findings.losses.items() if taken.ways[group] != way),
+        key=lambda item: (-item[0], item[1]),
+    )
+    notes += [
+        f"{oracle.groups[group].name} is not {way.value}: it alone would lose {loss:.4f}"
+        for loss, group, way in harmful[:5]
+        if way is not Way.STORED
     ]
-    return max(errors, default=(0.0, ""))
+    if taken.loss > search.goal.budget:
+        notes.append(f"no candidate lost less than {taken.loss:.4f} of agreement, {search.goal.budget:g} were allowed")
+    return notes
+
+
+def _digest(feeds: Iterable[Feed]) -> str:
+    """A short name for the samples that things are measured on."""
+    total = hashlib.sha256()
+    for feed in feeds:
+        for name in sorted(feed):
+            total.update(f"{name} {feed[name].dtype} {feed[name].shape}".encode())
+            total.update(feed[name].tobytes())
+    return total.hexdigest()[:24]
 
 
 def _check_outputs(model: Model, recipe: Recipe) -> None:

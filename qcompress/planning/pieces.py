@@ -15,6 +15,7 @@ from qcompress.graph import Model, Node, extend, save_model
 from qcompress.graph.edit import int_attribute
 from qcompress.graph.segments import CutSettings, Segments, stated_types
 from qcompress.operators import find_layers
+from qcompress.operators.channels import Region, find_region
 from qcompress.operators.flow import bias_holder, settled
 from qcompress.rewrite import apply_plan
 from qcompress.runtime import Optimization, Session, SessionSettings, open_session
@@ -71,16 +72,18 @@ def open_piece(model: Model, threads: int) -> Session:
     with TemporaryDirectory(prefix="qcompress-") as folder:  # the runtime keeps the bytes of a model given in memory
         path = Path(folder) / "piece.onnx"
         save_model(model, path)
-        return open_session(path, SessionSettings(threads=threads, spinning=False))
+        return open_session(path, SessionSettings(threads=threads, spinning=False, arena=False))
 
 
 class Cutter:
     """Finds the segments that a plan changes and rewrites them, without touching the others."""
 
     def __init__(self, model: Model, segments: Segments, tensors: Tensors) -> None:
+        self._model = model
         self._segments = segments
         self._tensors = tensors
         self._index = segments.index()
+        self._regions: dict[str, Span] = {}
         self._weights: dict[str, Span] = {}
         for layer in find_layers(model):
             numbers = {self._index[use.node.name or ""] for use in layer.uses if use.node.name in self._index}
@@ -93,7 +96,8 @@ class Cutter:
     def spans(self, plan: CompressionPlan) -> list[Span]:
         """The runs of segments that a plan changes."""
         nodes = [self._index[name] for name in (*plan.integer_nodes, *plan.bias_shifts) if name in self._index]
-        return _merged([*self.of_weights(_quantized(plan)), *((number, number) for number in nodes)])
+        spans = [*self.of_weights(_quantized(plan)), *((number, number) for number in nodes)]
+        return _merged([*spans, *(self._rescaled(name) for name in plan.channel_scales)])
 
     def rewritten(self, plan: CompressionPlan, span: Span) -> Model:
         """A run of segments as a model of its own, changed as the plan says."""
@@ -102,8 +106,10 @@ class Cutter:
         tensors = {value.name for value in model.graph.inputs}
         tensors |= {value.name for node in model.graph for value in node.outputs}
         inside = {name for name in _quantized(plan) if _holds(span, self._weights[name])}
+        rescaled = {name: scales for name, scales in plan.channel_scales.items() if _holds(span, self._rescaled(name))}
         part = replace(
             plan,
+            channel_scales=rescaled,
             weights={name: decision for name, decision in plan.weights.items() if name in inside},
             activations={name: item for name, item in plan.activations.items() if name in tensors},
             integer_nodes=tuple(name for name in plan.integer_nodes if name in nodes),
@@ -111,6 +117,26 @@ class Cutter:
         )
         apply_plan(part, model)
         return model
+
+    def _rescaled(self, name: str) -> Span:
+        """The run of segments that changes when the channels of a tensor are rescaled."""
+        if name not in self._regions:
+            outputs = (value for node in self._model.graph for value in node.outputs)
+            tensor = next((value for value in (*self._model.graph.inputs, *outputs) if value.name == name), None)
+            region = "not there" if tensor is None else find_region(self._model, tensor)
+            everything = (0, len(self._segments) - 1)  # rewriting the whole model says what is wrong
+            self._regions[name] = everything if isinstance(region, str) else self._span_of(region)
+        return self._regions[name]
+
+    def _span_of(self, region: Region) -> Span:
+        nodes = {*region.readers, *(edit.node for edit in region.edits)}
+        if not region.inserted:
+            scaled = set(region.scaled)
+            for node in self._model.graph:
+                if any(value is not None and value.name in scaled for value in (*node.inputs, *node.outputs)):
+                    nodes.add(node)
+        numbers = [self._index[node.name or ""] for node in nodes if node.name in self._index]
+        return min(numbers, default=0), max(numbers, default=len(self._segments) - 1)
 
 
 def _quantized(plan: CompressionPlan) -> list[str]:

@@ -1,0 +1,157 @@
+"""Repairs for harmful groups: what to look at, what to propose, and the numbers to fit again when channels are rescaled."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+from qcompress.calibrate import CalibrationSettings, MeansRequest, collect, collect_channels, collect_means
+from qcompress.graph import Model
+from qcompress.operators import Layer, find_layers
+from qcompress.operators.channels import Region, find_region
+from qcompress.plan.fit import fit_clips, needs_of, shift_probes
+from qcompress.plan.repairs import REPAIRS, Evidence, Repair
+from qcompress.planning.work import SHIFT_SAMPLES, Chosen, Fitted, Workplace
+from qcompress.recipe import RangeMethod
+from qcompress.rewrite.rescale import SUFFIX, rescale_channels
+from qcompress.types import Form, Statistics, StatisticsNeeds
+
+CHANNEL_FEEDS = 64
+"""Samples whose channels are looked at: extremes of more change little, and every pass costs time."""
+
+NOTHING = Statistics({}, {}, {}, 0)
+
+Scales = Mapping[str, tuple[float, ...]]
+
+
+def propose_repairs(
+    work: Workplace, fitted: Fitted, chosen: Chosen, groups: Sequence[Sequence[str]], names: Collection[str] = REPAIRS
+) -> list[Repair]:
+    """What may help each harmful group of weights; the data runs once for all of them.
+
+    A tensor that several groups read is proposed with the first.
+
+    Args:
+        work: the workplace, with data.
+        fitted: ranges, and those other methods would have chosen if calibration was asked for them.
+        chosen: the form of every weight; static and dynamic inputs are quantized differently.
+        groups: weight names, most harmful first.
+        names: which repairs to propose.
+
+    Raises:
+        CalibrationError: a tensor has NaN or infinite values.
+    """
+    if work.parts is None:
+        return []
+    layers = {layer.name: layer for layer in work.layers}
+    axes = _channel_axes(work, [layers[name] for group in groups for name in group])
+    channels = {}
+    if axes:
+        data = work.parts.fit.limit(CHANNEL_FEEDS)
+        settings = CalibrationSettings(threads=work.threads, total=data.samples)
+        channels = collect_channels(work.model, axes, data.batches(), settings, work.progress)
+    evidence = Evidence(
+        model=work.model,
+        layers=layers,
+        statistics=fitted.statistics or NOTHING,
+        channels=channels,
+        weights=work.recipe.weights,
+        activations=work.recipe.activations,
+        static=frozenset(name for name, form in chosen.items() if form is Form.STATIC),
+    )
+    repairs: list[Repair] = []
+    for group in groups:
+        for name in names:
+            repairs += [repair for repair in REPAIRS[name](group, evidence) if not _is_known(repair, repairs)]
+    return repairs
+
+
+def refit(work: Workplace, fitted: Fitted, chosen: Chosen, scales: Scales) -> tuple[Workplace, Fitted]:
+    """The workplace on a copy of the model with rescaled channels, and what was fitted, again where that changed it.
+
+    A plan assembled from the two is for the rescaled model; with ``channel_scales`` it is for the model as it was.
+
+    Raises:
+        RecipeError: a tensor cannot be rescaled.
+        CalibrationError: an activation is NaN or infinite.
+    """
+    scaled, touched = _touched(work.model, scales)
+    model = work.model.clone()
+    rescale_channels(model, scales)
+    shapes = dict(work.shapes)
+    copies = {tensor: f"{tensor}{SUFFIX}" for tensor in scales if tensor not in scaled}
+    shapes |= {copy: shapes[tensor] for tensor, copy in copies.items() if tensor in shapes}
+    changed = replace(work, model=model, layers=find_layers(model), shapes=shapes, placements={})
+    layers = [layer for layer in changed.layers if layer.name in touched and layer.name in fitted.clips]
+    needs = needs_of(layers, [changed.place(chosen)], work.recipe)
+    tensors = scaled | set(copies.values())
+    statistics = _collected(changed, fitted.statistics, needs, tensors)
+    clips = {**fitted.clips, **fit_clips(layers, statistics, work.recipe, work.progress)}
+    return changed, Fitted(statistics, clips, {**fitted.shifts, **_shifts(changed, layers, clips)})
+
+
+def _touched(model: Model, scales: Scales) -> tuple[set[str], set[str]]:
+    """Names of the tensors whose values change, and of the weights."""
+    values = {value.name or "": value for value in model.graph.inputs}
+    values |= {output.name or "": output for node in model.graph for output in node.outputs}
+    tensors: set[str] = set()
+    weights: set[str] = set()
+    for name in scales:
+        region = find_region(model, values[name]) if name in values else ""
+        if isinstance(region, Region):
+            tensors.update(region.scaled)
+            weights.update(edit.value.name or "" for edit in region.edits)
+    return tensors, weights
+
+
+def _collected(
+    work: Workplace, known: Statistics | None, needs: StatisticsNeeds, tensors: Collection[str]
+) -> Statistics | None:
+    """Known statistics with those of some tensors collected again."""
+    moments = {tensor: axis for tensor, axis in needs.moments.items() if tensor in tensors}
+    again = StatisticsNeeds(needs.ranges & frozenset(tensors), moments)
+    if work.parts is None or again == StatisticsNeeds():
+        return known
+    known = known or NOTHING
+    methods = tuple(RangeMethod(name) for name in known.alternatives)
+    recipe, fit = work.recipe, work.parts.fit
+    settings = CalibrationSettings(recipe.ranges, recipe.activations, work.threads, fit.samples, work.shapes, methods)
+    found = collect(work.model, again, fit.batches(), settings, work.progress)
+    return Statistics(
+        ranges={**known.ranges, **found.ranges},
+        second_moments={**known.second_moments, **found.second_moments},
+        shapes={**known.shapes, **found.shapes},
+        samples=found.samples,
+        alternatives={name: {**ranges, **found.alternatives[name]} for name, ranges in known.alternatives.items()},
+    )
+
+
+def _shifts(
+    work: Workplace, layers: Sequence[Layer], clips: Mapping[str, tuple[float, ...]]
+) -> dict[str, tuple[float, ...]]:
+    if work.parts is None or not work.recipe.correct_bias:
+        return {}
+    probes = shift_probes(layers, clips, work.recipe)
+    if not probes.nodes:
+        return {}
+    data = work.parts.fit.limit(SHIFT_SAMPLES)
+    settings = CalibrationSettings(threads=work.threads, total=data.samples)
+    request = MeansRequest(probes.nodes, probes.constants, probes.channel_axes)
+    means = collect_means(work.model, request, data.batches(), settings, work.progress)
+    return {probes.layers[name]: tuple(float(shift) for shift in mean) for name, mean in means.items()}
+
+
+def _channel_axes(work: Workplace, layers: Sequence[Layer]) -> dict[str, int]:
+    """The tensors whose channels could be scaled for the layers' sake, and their channel axes."""
+    axes: dict[str, int] = {}
+    for layer in layers:
+        for use in layer.uses:
+            tensor = use.node.inputs[0] if use.index == 1 and use.node.graph is layer.main else None
+            if tensor is not None and tensor.name and not isinstance(find_region(work.model, tensor), str):
+                axes[tensor.name] = 1 if use.node.op_type in ("Conv", "ConvTranspose") else -1
+    return axes
+
+
+def _is_known(repair: Repair, repairs: Sequence[Repair]) -> bool:
+    """Whether the same tensors get the same factors, or activations the same ranges, already."""
+    return any((repair.channel_scales, repair.activations) == (other.channel_scales, other.activations) for other in repairs)
