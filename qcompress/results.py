@@ -164,6 +164,32 @@ class KernelReport:
 
 
 @dataclass(frozen=True, slots=True)
+class KernelTime:
+    """Milliseconds of one kernel of a model, as the runtime runs it: the median over runs.
+
+    ``name``: of the node in the runtime's own graph. ``kernel``: its operator. ``inputs`` and ``outputs``: names of
+    tensors in that graph, empty where the graph could not be seen.
+    """
+
+    name: str
+    kernel: str
+    ms: float
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MachineFacts:
+    """Where times were measured: they hold for this machine, thread count (0: the runtime's default) and runtime alone."""
+
+    cpu: str
+    architecture: str
+    cores: int
+    threads: int
+    runtime: str
+
+
+@dataclass(frozen=True, slots=True)
 class GateResult:
     """One promise checked: ``value`` against ``limit``; ``passed`` False makes the exit code 1.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -31,6 +32,9 @@ _LEVELS = {
     Optimization.BASIC: ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     Optimization.DISABLED: ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
+
+_KERNEL = "_kernel_time"
+"""How the names of kernel calls end in a profile."""
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -62,6 +66,20 @@ class SessionSettings:
     """Run observers as soon as their input exists, so that activations are freed early (PRIORITY_BASED order)."""
     spinning: bool = True
     """Let idle threads wait busily, as the runtime does by default; off while several sessions take turns."""
+    arena: bool = True
+    """Keep the memory of activations for the next run; off while many sessions are open, each of which would keep its own."""
+    profile: Path | None = None
+    """Where the runtime writes down every kernel call, a file name without its end; see ``Session.stop_profiling``."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelEvent:
+    """One call of a kernel: the run it belongs to (from 0), its node's name, the operator and the time it took."""
+
+    run: int
+    name: str
+    kernel: str
+    microseconds: float
 
 
 class Session:
@@ -87,6 +105,19 @@ class Session:
             ) from error
         return dict(zip(names, values, strict=True))
 
+    def stop_profiling(self) -> tuple[KernelEvent, ...]:
+        """The kernel calls of all runs so far, in order, and an end to writing them down; the file is removed.
+
+        A session opened without ``profile`` has none. Calls inside the bodies of control flow are part of their node's call.
+        """
+        name = str(self._session.end_profiling())
+        if not name:
+            return ()
+        file = Path(name)
+        events = json.loads(file.read_text(encoding="utf-8"))
+        file.unlink()
+        return _kernel_events(events)
+
 
 def open_session(model: bytes | Path, settings: SessionSettings | None = None) -> Session:
     """Load a model (serialized, or a file beside its external data).
@@ -107,6 +138,10 @@ def open_session(model: bytes | Path, settings: SessionSettings | None = None) -
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", weights)
     if not settings.spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_cpu_mem_arena = settings.arena
+    if settings.profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(settings.profile)
     if settings.early_release:
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     try:
@@ -118,6 +153,28 @@ def open_session(model: bytes | Path, settings: SessionSettings | None = None) -
         raise ModelError(
             f"onnxruntime cannot load the model: {first_line(error)}", "see whether the original loads"
         ) from error
+
+
+def _kernel_events(events: Sequence[Mapping[str, Any]]) -> tuple[KernelEvent, ...]:
+    """The calls of the main graph's kernels out of a profile.
+
+    A run is an event that lasts as long as its kernels together; a kernel that starts before the one before it has ended
+    belongs to a body of that one.
+    """
+    runs = sorted((event["ts"], event["ts"] + event["dur"]) for event in events if event["name"] == "model_run")
+    kernels = [event for event in events if event.get("cat") == "Node" and event["name"].endswith(_KERNEL)]
+    kernels.sort(key=lambda event: (event["ts"], -event["dur"]))
+    found: list[KernelEvent] = []
+    run, end = 0, 0
+    for event in kernels:
+        start = event["ts"]
+        while run < len(runs) and start > runs[run][1]:
+            run += 1
+        if start < end:
+            continue
+        end = start + event["dur"]
+        found.append(KernelEvent(run, event["name"].removesuffix(_KERNEL), event["args"]["op_name"], float(event["dur"])))
+    return tuple(found)
 
 
 def version() -> str:

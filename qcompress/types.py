@@ -204,12 +204,33 @@ class Statistics:
     """What one pass over the calibration data found.
 
     ``second_moments``: tensor -> (channels,), float64. ``shapes``: tensor -> shape in the first feed.
+    ``alternatives``: method -> tensor -> the range that it would have chosen.
     """
 
     ranges: Mapping[str, TensorRange]
     second_moments: Mapping[str, Array]
     shapes: Mapping[str, tuple[int, ...]]
     samples: int
+    alternatives: Mapping[str, Mapping[str, TensorRange]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChannelSamples:
+    """One tensor, channel by channel.
+
+    ``low`` and ``high``: (feeds, channels), exact. ``rows``: (positions, channels), float32, from the last feeds.
+    ``feeds``: (positions,), the feed each row comes from, an index into ``low`` and ``high``.
+    """
+
+    low: Array
+    high: Array
+    rows: Array
+    feeds: Array
+
+    @property
+    def largest(self) -> Array:
+        """(channels,), float64: the largest magnitude seen."""
+        return np.asarray(np.maximum(-self.low, self.high).max(axis=0), dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """One streaming pass over the data; observers live inside the graph and activations never reach Python whole."""
 
+from qcompress.calibrate.channels import collect_channels
 from qcompress.calibrate.collect import Batch, CalibrationSettings, MeansRequest, collect, collect_means
 from qcompress.calibrate.histogram import Histogram
 from qcompress.calibrate.ranges import RANGE_METHODS, RangeEstimator, TensorRecord
@@ -14,6 +15,7 @@ __all__ = [
     "RangeEstimator",
     "TensorRecord",
     "collect",
+    "collect_channels",
     "collect_means",
     "observe_shapes",
 ]

@@ -56,6 +56,8 @@ class CalibrationSettings:
     threads: int = 0
     total: int | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    alternatives: tuple[RangeMethod, ...] = ()
+    """Other methods whose ranges are wanted as well, from the same pass."""
 
 
 def collect(
@@ -89,7 +91,7 @@ def collect(
     seconds = [MeanAccumulator(tensor, axis, "second_moment") for tensor, axis in sorted(needs.moments.items())]
     shapes: dict[str, tuple[int, ...]] = {}
     samples = 0
-    for found, where in _run(model, observers, batches, settings, progress, "Calibrating"):
+    for found, where in run_observed(model, observers, batches, settings, progress, "Calibrating"):
         here = {tensor: observers.true_shape(tensor, _shape(found, tensor)) for tensor in wanted}
         shapes = shapes or here
         for tensor in sorted(wanted):
@@ -106,6 +108,14 @@ def collect(
         second_moments={moment.tensor: moment.mean for moment in seconds},
         shapes=dict(sorted(shapes.items())),
         samples=samples,
+        alternatives={
+            method.value: {
+                tensor: RANGE_METHODS[method](record, settings.scheme)
+                for tensor, record in records.items()
+                if record is not None
+            }
+            for method in settings.alternatives
+        },
     )
 
 
@@ -138,14 +148,14 @@ def collect_means(
         observers.shape(tensor)
         observers.means(tensor, axis)
     means = [MeanAccumulator(tensor, axis, "mean") for tensor, axis in sorted(request.channel_axes.items())]
-    for found, where in _run(model, observers, batches, settings, progress, "Correcting biases"):
+    for found, where in run_observed(model, observers, batches, settings, progress, "Correcting biases"):
         for accumulator in means:
             accumulator.update(found, _shape(found, accumulator.tensor), where.text)
     return {accumulator.tensor: accumulator.mean for accumulator in means}
 
 
 @dataclass(frozen=True, slots=True)
-class _Position:
+class Position:
     """Which samples a batch holds, counted from 1."""
 
     first: int
@@ -153,6 +163,7 @@ class _Position:
 
     @property
     def text(self) -> str:
+        """The samples in words."""
         return f"sample {self.first}" if self.first == self.last else f"samples {self.first} to {self.last}"
 
 
@@ -178,14 +189,14 @@ def _at_once(first: Batch, settings: CalibrationSettings) -> int:
     return AT_ONCE if small and _threads(settings) >= AT_ONCE else 1
 
 
-def _run(
+def run_observed(
     model: Model,
     observers: Observers,
     batches: Iterable[Batch],
     settings: CalibrationSettings,
     progress: Progress,
     title: str,
-) -> Iterator[tuple[dict[str, Array], _Position]]:
+) -> Iterator[tuple[dict[str, Array], Position]]:
     """What the observers found in each batch, in the order of the batches."""
     first, batches = _peek(batches)
     at_once = _at_once(first, settings)
@@ -201,7 +212,7 @@ def _run(
             if not running:
                 return
             future, samples = running.popleft()
-            yield future.result(), _Position(done + 1, done + samples)
+            yield future.result(), Position(done + 1, done + samples)
             done += samples
             stage.advance(samples)
 

@@ -124,6 +124,25 @@ class Observers:
         squares = self.node("Mul", (some, some), f"{tensor}/squares")
         self.outputs.append(self._mean(squares, axes, f"{tensor}/second_moment"))
 
+    def channels(self, tensor: str, axis: int) -> None:
+        """Ask for the extremes of each index of ``axis`` and for some whole positions; see ``channel_names``."""
+        grouped, axes = self._grouped(tensor, axis)
+        low, high, _ = (name.removeprefix(PREFIX) for name in self.channel_names(tensor))
+        self.outputs += [self._reduced_channels("ReduceMin", grouped, axes, low)]
+        self.outputs += [self._reduced_channels("ReduceMax", grouped, axes, high)]
+        some = self._strided(grouped, axis + 1 if axis >= 0 else 0, tensor, 1)
+        self.outputs.append(self.node("Identity", (some,), f"{tensor}/positions"))
+
+    def channel_names(self, tensor: str) -> tuple[str, str, str]:
+        """The outputs with the least and largest value of each channel, and with positions."""
+        return (f"{PREFIX}{tensor}/low", f"{PREFIX}{tensor}/high", f"{PREFIX}{tensor}/positions")
+
+    def _reduced_channels(self, op_type: str, source: str, axes: tuple[int, ...], output: str) -> str:
+        """ReduceMin or ReduceMax, whose axes became an input in opset 18."""
+        if self.opset >= 18:
+            return self.node(op_type, (source, self.integers(*axes)), output, keepdims=0)
+        return self.node(op_type, (source,), output, axes=axes, keepdims=0)
+
     def is_map(self, tensor: str) -> bool:
         """Whether the tensor is a feature map of more than one pixel."""
         shape = self.shapes.get(tensor, ())

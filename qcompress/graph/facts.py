@@ -26,9 +26,14 @@ class NodeFacts:
     weight_dtypes: tuple[str, ...]
 
 
-def list_nodes(path: Path) -> list[NodeFacts]:
-    """Every node of the file, those of subgraphs and functions included; the file need not pass the checker."""
+def list_nodes(path: Path, bodies: bool = True) -> list[NodeFacts]:
+    """Every node of the file, those of subgraphs and functions included; the file need not pass the checker.
+
+    ``bodies`` False: of the main graph alone.
+    """
     proto = read_proto(path)
+    if not bodies:
+        return [_facts(node, {}) for node in proto.graph.node]
     facts = list(_nodes_of(proto.graph, {}))
     for function in proto.functions:
         facts += [_facts(node, {}) for node in function.node]

@@ -15,6 +15,8 @@ _ONLY_SHAPE = ("Shape", "Size")
 _SAME_NUMBERS = ("Cast", "Identity")
 """Operators behind which a tensor is still the same tensor."""
 
+_RECURRENT = ("LSTM", "GRU", "RNN")
+
 _FLOATS = ("FLOAT", "FLOAT16", "DOUBLE", "BFLOAT16")
 
 
@@ -38,6 +40,12 @@ def judged_outputs(model: Model, named: Sequence[str] = ()) -> tuple[str, ...]:
     for origin in set(origins.values()):
         inner |= _ancestors(origin)
     return tuple(value.name or "" for value in floats if origins[value] not in inner)  # Case 2
+
+
+def states(model: Model) -> frozenset[str]:
+    """Names of the outputs that are written by a recurrent operator itself: states, never class scores."""
+    producers = {value.name or "": _origin(value).producer() for value in model.graph.outputs}
+    return frozenset(name for name, node in producers.items() if node is not None and node.op_type in _RECURRENT)
 
 
 def _origin(value: ir.Value) -> ir.Value:

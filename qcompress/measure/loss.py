@@ -42,19 +42,20 @@ class Yardstick:
     axis: int = -1
 
 
-def yardstick(signature: TensorSignature, outputs: Iterable[Array]) -> Yardstick:
+def yardstick(signature: TensorSignature, outputs: Iterable[Array], is_state: bool = False) -> Yardstick:
     """How to compare an output, by its signature and what the float model gave on a few batches.
 
     Args:
         signature: of the float model's output.
         outputs: the float model's outputs, any number of batches; at most 32 are looked at.
+        is_state: known to be the state of a recurrent operator, however decided its softmax looks.
     """
     doubts: list[float] = []
     axis, ready = None, True
     for output in islice(outputs, DECIDED_ON):
         if not is_float_dtype(output.dtype):
             return Yardstick(Likeness.EQUALITY)
-        axis = class_axis(signature, output) if output.size else None
+        axis = class_axis(signature, output) if output.size and not is_state else None
         if axis is None:
             return Yardstick(Likeness.ANGLE)
         scores = output.astype(np.float32, copy=False)

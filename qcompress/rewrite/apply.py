@@ -13,6 +13,7 @@ from qcompress.rewrite.activations import write_activations
 from qcompress.rewrite.bias import shift_biases
 from qcompress.rewrite.context import Context
 from qcompress.rewrite.forms import FORMS
+from qcompress.rewrite.rescale import rescale_channels
 
 
 def apply_plan(plan: CompressionPlan, model: Model, progress: Progress = SILENT) -> dict[str, int]:
@@ -21,6 +22,7 @@ def apply_plan(plan: CompressionPlan, model: Model, progress: Progress = SILENT)
     Raises:
         RecipeError: the plan names something the model does not have, or a form that a weight cannot take.
     """
+    rescale_channels(model, plan.channel_scales)
     shift_biases(model, plan.bias_shifts)
     layers = {layer.name: layer for layer in find_layers(model)}
     missing = [name for name in plan.weights if name not in layers]

@@ -1,0 +1,203 @@
+"""Milliseconds of every kernel of a model, from the runtime's own profile, and of whole runs without the profiler.
+
+Writing a profile takes time of its own, for small kernels as long as they themselves, so the profiler is stopped half-way
+and the same session is timed on. Several models take turns, so that what disturbs one disturbs all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+import numpy as np
+
+from qcompress.errors import DataError, ModelError
+from qcompress.graph import NodeFacts, list_nodes
+from qcompress.progress import SILENT, Progress, Stage
+from qcompress.results import KernelTime
+from qcompress.runtime import KernelEvent, SessionSettings, open_session
+from qcompress.types import Array, Feed
+
+TURN_SECONDS = 0.005
+"""A turn is at least this long, so that a fast model finds its own data in the caches for most of it."""
+
+SLOW_SECONDS = 0.25
+"""Models whose run takes this long are measured one after the other: open together they would take too much memory, and
+what disturbs a machine for milliseconds does not disturb them."""
+
+PROFILED_EVENTS = 8_000
+"""After about so many kernel calls of one model the profiler is stopped: each takes a kilobyte of text to be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileSettings:
+    """How long and how to measure; ``threads`` 0 is the runtime's default.
+
+    ``seconds``: for all models together, one half with and one without the profiler. ``min_runs``: of each model in each
+    half, however long they take. ``warm_up``: runs of each model before.
+    """
+
+    threads: int = 0
+    seconds: float = 8.0
+    min_runs: int = 3
+    warm_up: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What was measured of one model: its kernels in the order they run, and the median ``ms`` of ``runs`` whole runs."""
+
+    kernels: tuple[KernelTime, ...]
+    ms: float
+    runs: int
+
+
+def profile_kernels(model: Path, feeds: Sequence[Feed], settings: ProfileSettings | None = None) -> tuple[KernelTime, ...]:
+    """The kernels of a model in the order they run, each with the median over runs of its milliseconds in a run.
+
+    Raises:
+        ModelError: the model cannot be loaded or run.
+        DataError: there is no feed.
+    """
+    return profile_models({"": model}, feeds, settings)[""].kernels
+
+
+def profile_models(
+    models: Mapping[str, Path], feeds: Sequence[Feed], settings: ProfileSettings | None = None, progress: Progress = SILENT
+) -> dict[str, Profile]:
+    """Profile and time several models on the same ``feeds``, used in rotation.
+
+    Raises:
+        ModelError: a model cannot be loaded or run.
+        DataError: there is no feed.
+    """
+    settings = settings or ProfileSettings()
+    if not feeds:
+        raise DataError("there is no input to measure the cost on", "give --data")
+    found: dict[str, Profile] = {}
+    with TemporaryDirectory(prefix="qcompress-") as folder, progress.stage("Measuring cost", unit="turns") as stage:
+        files = {name: (path, Path(folder) / str(index)) for index, (name, path) in enumerate(models.items())}
+        waiting = list(files)
+        while waiting:
+            group = {waiting[0]: _Runner(*files[waiting[0]], feeds, settings)}
+            if group[waiting[0]].fastest < SLOW_SECONDS:
+                group |= {name: _Runner(*files[name], feeds, settings) for name in waiting[1:]}
+            waiting = waiting[len(group) :]
+            seconds = settings.seconds * len(group) / len(models)
+            found |= _measure(group, feeds, replace(settings, seconds=seconds), stage)
+    return found
+
+
+def _measure(
+    runners: Mapping[str, _Runner], feeds: Sequence[Feed], settings: ProfileSettings, stage: Stage
+) -> dict[str, Profile]:
+    """Both halves of the measurement for models that are open together."""
+    _take_turns(list(runners.values()), feeds, settings, stage)
+    kernels = {name: runner.stop_profiling() for name, runner in runners.items()}
+    _take_turns(list(runners.values()), feeds, settings, stage)
+    milliseconds = _without_drift([runner.turns for runner in runners.values()]) * 1e3
+    return {
+        name: Profile(kernels[name], float(ms), len(runner.turns))
+        for (name, runner), ms in zip(runners.items(), milliseconds, strict=True)
+    }
+
+
+def _without_drift(turns: Sequence[Sequence[float]]) -> Array:
+    """(models, rounds) -> (models,): the median of each model's share of its round, in seconds of a median round."""
+    seconds = np.array(turns)
+    rounds = np.exp(np.log(seconds).mean(axis=0))
+    shares: Array = np.median(seconds / rounds, axis=1) * np.median(rounds)
+    return shares
+
+
+def _take_turns(runners: Sequence[_Runner], feeds: Sequence[Feed], settings: ProfileSettings, stage: Stage) -> None:
+    """Let the models run in turns until their half of the time is over, at least ``min_runs`` each."""
+    start, turn = perf_counter(), 0
+    for runner in runners:
+        runner.turns.clear()
+    waiting = list(runners)
+    while waiting:
+        for runner in waiting:
+            runner.turn(feeds[turn % len(feeds)])
+        turn += 1
+        over = perf_counter() - start > settings.seconds / 2
+        waiting = [runner for runner in waiting if turn < settings.min_runs or not (over or runner.has_enough)]
+        stage.advance()
+
+
+class _Runner:
+    """One model's session and the seconds of its turns."""
+
+    def __init__(self, model: Path, files: Path, feeds: Sequence[Feed], settings: ProfileSettings) -> None:
+        """Open the model and warm it up; ``files``: where the runtime may write, a name without its end."""
+        optimized = files.with_suffix(".onnx")
+        opening = SessionSettings(settings.threads, optimized_model=optimized, spinning=False, profile=files)
+        self.session = open_session(model, opening)
+        self.graph = _main_graph(optimized)
+        self.turns: list[float] = []
+        self.profiling = True
+        self.fastest = math.inf
+        shapes = {tuple(sorted((name, np.shape(array)) for name, array in feed.items())): feed for feed in feeds}
+        first = [feed for feed in shapes.values() for _ in range(settings.warm_up)]
+        for feed in first:
+            self.fastest = min(self.fastest, self._time(feed))
+        self.warm_up = len(first)
+        self.repeats = math.ceil(TURN_SECONDS / self.fastest) | 1  # odd, so that the median is one of them
+
+    @property
+    def has_enough(self) -> bool:
+        """Whether the profiler runs and has written enough."""
+        return self.profiling and len(self.turns) * self.repeats * len(self.graph) > PROFILED_EVENTS
+
+    def turn(self, feed: Feed) -> None:
+        """Run for a while; a turn counts with its median run."""
+        self.turns.append(median(self._time(feed) for _ in range(self.repeats)))
+
+    def stop_profiling(self) -> tuple[KernelTime, ...]:
+        """The kernels of the runs since the warm-up."""
+        events = [event for event in self.session.stop_profiling() if event.run >= self.warm_up]
+        self.profiling = False
+        return summarize_events(events, self.graph)
+
+    def _time(self, feed: Feed) -> float:
+        start = perf_counter()
+        self.session.run(feed)
+        return perf_counter() - start
+
+
+def summarize_events(events: Sequence[KernelEvent], graph: Sequence[NodeFacts]) -> tuple[KernelTime, ...]:
+    """Kernel calls of several runs as one list in the order of the last run; ``graph``: the runtime's own, as it saved it.
+
+    The runtime saves its graph in the order in which it runs it, and leaves nodes unnamed there that have a made-up name in
+    the profile, so the two are joined by position. Where they do not fit each other, tensors are unknown.
+    """
+    runs: dict[int, list[KernelEvent]] = {}
+    for event in events:
+        runs.setdefault(event.run, []).append(event)
+    if not runs:
+        return ()
+    last = runs[max(runs)]
+    order = [event.name for event in last]
+    same = [run for run in runs.values() if [event.name for event in run] == order]
+    times = np.median([[event.microseconds for event in run] for run in same], axis=0) / 1e3  # (runs, kernels) -> (kernels,)
+    fits = [node.op_type for node in graph] == [event.kernel for event in last]
+    tensors = [(node.inputs, node.outputs) for node in graph] if fits else [((), ())] * len(last)
+    return tuple(
+        KernelTime(event.name, event.kernel, float(ms), *names) for event, ms, names in zip(last, times, tensors, strict=True)
+    )
+
+
+def _main_graph(optimized: Path) -> list[NodeFacts]:
+    """The graph as the runtime will run it, empty where it could not save one; the files are removed."""
+    try:
+        return list_nodes(optimized, bodies=False)
+    except ModelError:
+        return []
+    finally:
+        for file in optimized.parent.glob(f"{optimized.name}*"):
+            file.unlink()

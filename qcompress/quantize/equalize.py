@@ -1,0 +1,57 @@
+"""Factors that give the channels of a tensor like ranges, without data or from extremes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qcompress.types import Array
+
+LEAST = 1e-5
+"""Channels whose range is smaller than this share of the largest count as having it: dead channels get no extreme factor."""
+
+LARGEST_EXPONENT = 10
+"""Factors lie between 2^-10 and 2^10: an 8-bit range holds no more."""
+
+
+def equalize_ranges(before: Array, after: Array) -> Array:
+    """What to divide each channel by, so that the weights before and after it have equal ranges.
+
+    s_i = sqrt(r1_i / r2_i), since then r1_i / s_i = r2_i s_i = sqrt(r1_i r2_i). Also smoothing with alpha 1/2, when ``before``
+    is the range of the channel itself.
+
+    Args:
+        before: (channels,), largest magnitude of what writes the channel, or of the channel.
+        after: (channels,), largest magnitude of what reads it.
+
+    Source: Nagel et al., Data-free quantization through weight equalization and bias correction, ICCV 2019,
+    arXiv:1906.04721, equation 11.
+    """
+    return smoothing_factors(before, after, 0.5)
+
+
+def smoothing_factors(activation: Array, weight: Array, alpha: float) -> Array:
+    """What to divide each channel by, to move so much of its range into the weights that read it.
+
+    s_j = max|x_j|^alpha / max|w_j|^(1 - alpha), scaled so that their geometric mean is 1.
+
+    Args:
+        activation: (channels,), largest magnitude of each channel.
+        weight: (channels,), largest magnitude of the weights that read it.
+        alpha: 0 leaves all channels of the weights equal, 1 those of the activation.
+
+    Source: Xiao et al., SmoothQuant, ICML 2023, arXiv:2211.10438, equation 4.
+    """
+    first, second = _floored(activation), _floored(weight)
+    logs = alpha * np.log2(first) - (1.0 - alpha) * np.log2(second)
+    return np.asarray(2.0 ** np.clip(logs - logs.mean(), -LARGEST_EXPONENT, LARGEST_EXPONENT))
+
+
+def as_powers_of_two(factors: Array) -> Array:
+    """Factors rounded to powers of two, by which float numbers are multiplied and divided without any error."""
+    return np.asarray(2.0 ** np.rint(np.log2(np.asarray(factors, dtype=np.float64))))
+
+
+def _floored(ranges: Array) -> Array:
+    values = np.abs(np.asarray(ranges, dtype=np.float64))
+    largest = values.max(initial=0.0)
+    return np.maximum(values, LEAST * largest if largest > 0.0 else 1.0)
