@@ -12,6 +12,7 @@ import pytest
 from qcompress.calibrate import RANGE_METHODS
 from qcompress.data.sources import SOURCES
 from qcompress.graph.passes import PREPARATION, UNPACKING
+from qcompress.plan.repairs import REPAIRS
 from qcompress.recipe import RECIPES, RangeMethod
 from qcompress.report.formats import FORMATS
 from qcompress.rewrite.forms import FORMS
@@ -24,6 +25,7 @@ REGISTRIES = {
     "calibrate/ranges": (list(RANGE_METHODS.values()), {"record"}),
     "graph/passes": ([*UNPACKING.values(), *PREPARATION.values()], set()),
     "data/sources": ([kind.open for kind in SOURCES.values()], set()),
+    "plan/repairs": (list(REPAIRS.values()), {"proposal"}),
     "report/formats": (list(FORMATS.values()), {"options"}),
 }
 """Folder -> what its table lists, and the modules that are tools of the others."""

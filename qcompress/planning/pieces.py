@@ -15,8 +15,8 @@ from qcompress.graph import Model, Node, extend, save_model
 from qcompress.graph.edit import int_attribute
 from qcompress.graph.segments import CutSettings, Segments, stated_types
 from qcompress.operators import find_layers
-from qcompress.operators.channels import Region, find_region
 from qcompress.operators.flow import bias_holder, settled
+from qcompress.operators.regions import Region, find_region
 from qcompress.rewrite import apply_plan
 from qcompress.runtime import Optimization, Session, SessionSettings, open_session
 from qcompress.types import TensorSignature

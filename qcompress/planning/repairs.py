@@ -8,7 +8,7 @@ from dataclasses import replace
 from qcompress.calibrate import CalibrationSettings, MeansRequest, collect, collect_channels, collect_means
 from qcompress.graph import Model
 from qcompress.operators import Layer, find_layers
-from qcompress.operators.channels import Region, find_region
+from qcompress.operators.regions import Region, find_region
 from qcompress.plan.fit import fit_clips, needs_of, shift_probes
 from qcompress.plan.repairs import REPAIRS, Evidence, Repair
 from qcompress.planning.work import SHIFT_SAMPLES, Chosen, Fitted, Workplace

@@ -9,7 +9,7 @@ import numpy as np
 from qcompress.errors import RecipeError
 from qcompress.graph import Model, Value
 from qcompress.graph.edit import Editor, constant_array, set_constant
-from qcompress.operators.channels import Region, find_region
+from qcompress.operators.regions import Region, find_region
 from qcompress.types import Array
 
 SUFFIX = "/rescaled"

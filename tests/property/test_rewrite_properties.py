@@ -45,6 +45,7 @@ plans = st.builds(
     activations=st.dictionaries(names, st.builds(ActivationPlan, positive, st.integers(-128, 255)), max_size=5),
     integer_nodes=st.lists(names, max_size=5).map(tuple),
     bias_shifts=st.dictionaries(names, st.lists(numbers, max_size=4).map(tuple), max_size=3),
+    channel_scales=st.dictionaries(names, st.lists(positive, max_size=4).map(tuple), max_size=3),
     notes=st.lists(st.text(max_size=20), max_size=3).map(tuple),
 )
 

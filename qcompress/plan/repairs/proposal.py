@@ -11,7 +11,8 @@ from qcompress.decisions import ActivationPlan
 from qcompress.graph import Model, Value
 from qcompress.graph.edit import constant_array
 from qcompress.operators import Layer
-from qcompress.operators.channels import Edit, Region, find_region
+from qcompress.operators.channels import Edit
+from qcompress.operators.regions import Region, find_region
 from qcompress.quantize.smooth import ProductSamples, Smoothing, expected_error, product_error
 from qcompress.types import Array, ChannelSamples, QuantScheme, Statistics, TensorRange
 
