@@ -26,7 +26,7 @@ def judged_outputs(model: Model, named: Sequence[str] = ()) -> tuple[str, ...]:
     Case 1: the named ones, when there are any.
     Case 2: float outputs from which no other float output is computed. What an output shares with another through its
         shape alone does not count; an output that is a Cast of an inner tensor is that tensor.
-    Case 3: all outputs of a model without float outputs.
+    Case 3: all tensors among the outputs of a model without float outputs.
     """
     graph = model.graph
     computed = [value for value in graph.outputs if value.producer() is not None]
@@ -34,7 +34,7 @@ def judged_outputs(model: Model, named: Sequence[str] = ()) -> tuple[str, ...]:
         return tuple(value.name or "" for value in computed if value.name in named)
     floats = [value for value in computed if value.dtype is not None and value.dtype.name in _FLOATS]
     if not floats:  # Case 3
-        return tuple(value.name or "" for value in computed)
+        return tuple(value.name or "" for value in computed if value.type is None or isinstance(value.type, ir.TensorType))
     origins = {value: _origin(value) for value in floats}
     inner: set[ir.Value] = set()
     for origin in set(origins.values()):

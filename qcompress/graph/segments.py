@@ -140,9 +140,10 @@ class Segments:
         for cost in costs:
             before.append(before[-1] + cost)
         widths = self._widths(settings)
-        step = before[-1] / max(settings.count, 1)
+        count = max(1, min(settings.count, len(self._nodes)))
+        step = before[-1] / count
         starts = [0]
-        for number in range(1, settings.count):
+        for number in range(1, count):
             ideal = number * step
             near = (
                 (width, abs(before[position] - ideal), position)

@@ -160,8 +160,8 @@ def _log_sum_exp(scores: Array) -> Array:
     """Of each row, (rows,), float32; 0 for rows without a finite score."""
     top = scores.max(axis=1)
     top = np.where(np.isfinite(top), top, np.float32(0.0))
-    total = np.exp(scores - top[:, None]).sum(axis=1, dtype=np.float64)
-    return np.asarray(np.where(total > 0.0, top + np.log(np.maximum(total, 1e-300)), 0.0).astype(np.float32))
+    total = np.exp(scores - top[:, None]).sum(axis=1)  # numpy sums pairwise: float32 is exact enough
+    return np.asarray(np.where(total > 0.0, top + np.log(np.maximum(total, LEAST_PROBABILITY)), 0.0).astype(np.float32))
 
 
 def _from_probabilities(original: Array, compressed: Array) -> Array:

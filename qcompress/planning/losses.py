@@ -98,15 +98,19 @@ class LossMeter:
         """Seconds the float model takes for one feed."""
         return sum(self._line.seconds) if self._known else 0.0
 
-    def alone(self, plan: CompressionPlan) -> float:
-        """The loss when only the layers of this (partial) plan change, on the first ``feeds_alone`` feeds; 0 to 1.
+    def alone(self, plan: CompressionPlan, feeds: int | None = None) -> float:
+        """The loss when only the layers of this (partial) plan change; 0 to 1.
+
+        Args:
+            plan: of some of the layers; those it does not name stay float.
+            feeds: take only so many, ``feeds_alone`` at most and by default; for a first look at a slow model.
 
         Raises:
             RecipeError: the plan wants what the model does not have.
             ModelError: the rewritten layers do not run.
         """
         spans = self._cutter.spans(plan)
-        known = self._known[: self.feeds_alone]
+        known = self._known[: min(feeds or self.feeds_alone, self.feeds_alone)]
         if not spans:
             return 0.0
         changed = {
@@ -138,9 +142,9 @@ class LossMeter:
                 loss.add(known[name], outputs[name], count_samples(feed))
         return _worst(found)
 
-    def estimate(self, groups: Iterable[Collection[str]]) -> float:
+    def estimate(self, groups: Iterable[Collection[str]], feeds: int | None = None) -> float:
         """About how many seconds ``alone`` takes for all of the groups, each of them names of weights."""
-        feeds = min(self.feeds_alone, len(self._known))
+        feeds = min(feeds or self.feeds_alone, self.feeds_alone, len(self._known))
         total = 0.0
         for names in groups:
             for span in self._cutter.of_weights(sorted(names))[:1]:
