@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qcompress.data import DataOptions
     from qcompress.errors import QcompressError
-    from qcompress.pipeline import RunOptions, compare_models, compress, inspect_model, plan_compression
+    from qcompress.pipeline import (
+        RunOptions,
+        compare_models,
+        compress,
+        inspect_model,
+        measure_sensitivity,
+        plan_compression,
+        plan_frontier,
+    )
     from qcompress.recipe import RECIPES, Recipe
     from qcompress.results import Gates, Report
 
@@ -25,7 +33,9 @@ __all__ = [
     "compare_models",
     "compress",
     "inspect_model",
+    "measure_sensitivity",
     "plan_compression",
+    "plan_frontier",
 ]
 
 _HOMES = {
@@ -39,7 +49,9 @@ _HOMES = {
     "compare_models": "qcompress.pipeline",
     "compress": "qcompress.pipeline",
     "inspect_model": "qcompress.pipeline",
+    "measure_sensitivity": "qcompress.pipeline",
     "plan_compression": "qcompress.pipeline",
+    "plan_frontier": "qcompress.pipeline",
 }
 
 

@@ -12,13 +12,17 @@ from tempfile import TemporaryDirectory
 from qcompress import __version__
 from qcompress.data import DataOptions, Dataset, Parts, cut, load_metric, open_dataset
 from qcompress.decisions import CompressionPlan
-from qcompress.errors import NothingToCompressError, OutputError, RecipeError
+from qcompress.errors import NothingToCompressError, RecipeError
 from qcompress.graph import Model, digest, load_model, model_files, save_model
+from qcompress.graph.delivery import deliver, folder_of
 from qcompress.graph.opset import raise_opset
+from qcompress.graph.outputs import judged_outputs
 from qcompress.graph.passes import prepare, unpack
 from qcompress.measure import (
     AccuracySettings,
     LatencySettings,
+    Promise,
+    check_budget,
     check_gates,
     check_promise,
     measure_accuracy,
@@ -30,7 +34,16 @@ from qcompress.operators import find_layers
 from qcompress.operators.layers import CHANNEL_SCALES
 from qcompress.plan.choose import PREFERENCES, choose_forms
 from qcompress.plan.coverage import as_decisions, coverage, with_biases
-from qcompress.planning import DEFAULT_BUDGET, Effort, PlanSettings, make_plan
+from qcompress.planning import (
+    DEFAULT_BUDGET,
+    Effort,
+    FrontierPoint,
+    PlanSettings,
+    RankedLoss,
+    make_frontier,
+    make_plan,
+    rank_losses,
+)
 from qcompress.progress import SILENT, Progress
 from qcompress.recipe import Mode, Recipe, load_recipe
 from qcompress.results import AccuracyReport, DataFacts, Gates, LatencyReport, Report, WeightRow
@@ -106,11 +119,12 @@ def compress(
         plan = make_plan(prepared, recipe, parts, plan_settings(recipe, options), progress)
     elif plan.source != digest(source):
         raise RecipeError("the plan was made for another model", f"make it again: qcompress plan {source}")
+    promise = Promise(DEFAULT_BUDGET, judged_outputs(prepared, recipe.outputs))
     rows = coverage(find_layers(prepared), plan.weights)
     rows = with_biases(rows, apply_plan(plan, prepared, progress))
     if not any(row.form for row in rows):
         raise NothingToCompressError(f"{source}: no weight can be compressed", "qcompress inspect says why")
-    with TemporaryDirectory(prefix=".qcompress-", dir=_folder(target)) as folder:
+    with TemporaryDirectory(prefix=".qcompress-", dir=folder_of(target)) as folder:
         written = Path(folder) / target.name
         save_model(prepared, written)
         size = measure_size(source, written)
@@ -129,12 +143,16 @@ def compress(
             accuracy=accuracy,
             kernels=measure_kernels(written, SessionSettings(threads=options.threads)),
             coverage=rows,
-            gates=check_gates(recipe.gates, size, latency, accuracy) + check_promise(recipe.gates, latency),
+            gates=(
+                *check_gates(recipe.gates, size, latency, accuracy),
+                *check_budget(plan.loss, _budget_of(plan, recipe, options), plan.notes),
+                *check_promise(recipe.gates, latency, accuracy, promise),
+            ),
             notes=(*plan.notes, *_remarks(parts, evaluation)),
             versions=versions(),
         )
         if not (options.discard_on_fail and report.exit_code):
-            _deliver(written, target)
+            deliver(written, target)
     return report
 
 
@@ -151,10 +169,47 @@ def plan_compression(
     Raises:
         QcompressError: the model, data or recipe cannot be used.
     """
-    options = options or RunOptions()
+    return make_plan(*_set_up(source, recipe, data, options or RunOptions()), progress)
+
+
+def plan_frontier(
+    source: Path | str,
+    recipe: Recipe | str = "int8",
+    data: str | None = None,
+    *,
+    options: RunOptions | None = None,
+    progress: Progress = SILENT,
+) -> tuple[FrontierPoint, ...]:
+    """The candidates that no other beats in size, time and loss, each with its plan, from the least loss up.
+
+    Raises:
+        QcompressError: the model, data or recipe cannot be used, or there is too little data to choose on.
+    """
+    return make_frontier(*_set_up(source, recipe, data, options or RunOptions()), progress)
+
+
+def measure_sensitivity(
+    source: Path | str,
+    recipe: Recipe | str = "int8",
+    data: str | None = None,
+    *,
+    options: RunOptions | None = None,
+    progress: Progress = SILENT,
+) -> tuple[RankedLoss, ...]:
+    """What every group of layers loses when it alone takes a form, most harmful first, with what would help.
+
+    Raises:
+        QcompressError: the model, data or recipe cannot be used, or there is too little data to measure on.
+    """
+    return rank_losses(*_set_up(source, recipe, data, options or RunOptions()), progress)
+
+
+def _set_up(
+    source: Path | str, recipe: Recipe | str, data: str | None, options: RunOptions
+) -> tuple[Model, Recipe, Parts | None, PlanSettings]:
     recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
     prepared = load_prepared(Path(source), recipe)
-    return make_plan(prepared, recipe, open_parts(prepared, data, options), plan_settings(recipe, options), progress)
+    return prepared, recipe, open_parts(prepared, data, options), plan_settings(recipe, options)
 
 
 def compare_models(
@@ -255,6 +310,12 @@ def plan_settings(recipe: Recipe, options: RunOptions) -> PlanSettings:
     return PlanSettings(options.threads, timed_threads(options), options.effort, budget, options.cost_file)
 
 
+def _budget_of(plan: CompressionPlan, recipe: Recipe, options: RunOptions) -> float | None:
+    """What the plan may lose: what the user says now, else what it was made for."""
+    asked = recipe.gates.max_accuracy_drop is not None and options.metric is None
+    return plan_settings(recipe, options).budget if asked else plan.budget
+
+
 def timed_threads(options: RunOptions) -> int:
     """Threads of everything that is timed."""
     return options.threads if options.target_threads is None else options.target_threads
@@ -334,18 +395,3 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "machine": platform.machine(),
     }
-
-
-def _folder(target: Path) -> Path:
-    if not target.parent.is_dir():
-        raise OutputError(f"{target.parent}: no such folder", "create it first")
-    return target.parent
-
-
-def _deliver(written: Path, target: Path) -> None:
-    """Move the finished files to their place: external data first, the model last."""
-    try:
-        for file in sorted(model_files(written), key=lambda file: file == written):
-            file.replace(target.with_name(file.name))
-    except OSError as error:
-        raise OutputError(f"{target}: cannot be written: {error.strerror}", "check the folder and the space left") from error

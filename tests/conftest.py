@@ -20,10 +20,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in jobs started in t
 
 
 @pytest.fixture(autouse=True)
-def no_options_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Options of qcompress in the caller's environment must not reach the tests."""
+def no_options_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Options and measurements of the caller must not reach the tests, nor theirs the caller."""
     for key in [key for key in os.environ if key.startswith("QCOMPRESS_")]:
         monkeypatch.delenv(key)
+    monkeypatch.setenv("QCOMPRESS_CACHE", str(tmp_path_factory.mktemp("measurements")))
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ COMMANDS = {
     "inspect": "Show what can be compressed, and why the rest cannot.",
     "compare": "Report on an existing pair of models.",
     "plan": "Write down what compress would do, to be replayed.",
+    "sensitivity": "Rank the layers by what compressing each alone would lose.",
     "operators": "List the operators that can be compressed.",
 }
 """The commands (each the function of that name in the file of that name) and their line in the help, in its order."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +15,13 @@ from qcompress.cli.console import open_progress, write_bytes
 from qcompress.cli.guard import Talk
 from qcompress.cli.output import deliver
 from qcompress.cli.paths import check_report_names, check_targets, existing, input_files
+from qcompress.cli.searching import CostChoice, EffortChoice, cost_options, effort_options
 from qcompress.errors import ExitCode, OutputError, RecipeError, UsageError
 
 if TYPE_CHECKING:
     from qcompress.decisions import CompressionPlan
     from qcompress.pipeline import RunOptions
+    from qcompress.planning import FrontierPoint
     from qcompress.progress import Progress
     from qcompress.recipe import Recipe
     from qcompress.results import Report
@@ -35,6 +38,7 @@ class Job:
     data: str | None
     eval_data: str | None
     plan: Path | None
+    pick: int | None
     discard_on_fail: bool
 
 
@@ -48,6 +52,9 @@ job_options = shared.bundle(
     click.option(
         "--plan", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Replay a plan of qcompress plan."
     ),
+    click.option(
+        "--pick", type=click.IntRange(1), metavar="N", help="Write point N of what plan --frontier lists for these options."
+    ),
     click.option("--discard-on-fail", is_flag=True, help="Write no model when a gate fails."),
 )
 
@@ -57,7 +64,9 @@ job_options = shared.bundle(
 @shared.recipe_options
 @shared.data_options
 @shared.run_options
-@shared.gate_options
+@effort_options
+@cost_options
+@shared.limit_options
 @shared.report_options
 @shared.talk_options
 def compress(
@@ -66,18 +75,21 @@ def compress(
     recipe_choice: shared.RecipeChoice,
     data_choice: shared.DataChoice,
     run_choice: shared.RunChoice,
+    effort_choice: EffortChoice,
+    cost_choice: CostChoice,
     gate_choice: shared.GateChoice,
     report_choice: shared.ReportChoice,
 ) -> ExitCode:
     """Write a smaller MODEL to OUT, and report its size, speed and accuracy beside the original's.
 
     Without data, only forms that need none are used, and accuracy is not measured. Without --eval-data, a part of
-    --data is held out and measured on.
+    --data is held out and measured on. Each layer gets the form that pays and together they keep the limit on
+    accuracy: 1 % of agreement with the original, unless --max-accuracy-drop says otherwise.
     """
-    _check(job, recipe_choice, report_choice)
+    _check(job, recipe_choice, report_choice, cost_choice)
     recipe = recipe_choice.load()
     recipe = replace(recipe, gates=gate_choice.load(recipe.gates, run_choice.metric))
-    options = run_choice.load(data_choice.load(), job.discard_on_fail)
+    options = effort_choice.apply(cost_choice.apply(run_choice.load(data_choice.load(), job.discard_on_fail)))
     if job.output != STDOUT:
         with open_progress(talk) as progress:
             report = _run(job, Path(job.output), recipe, options, progress)
@@ -92,26 +104,43 @@ def compress(
     return deliver(replace(report, target=STDOUT), report_choice, talk, sys.stderr)
 
 
-def _check(job: Job, recipe_choice: shared.RecipeChoice, report_choice: shared.ReportChoice) -> None:
+def _check(
+    job: Job, recipe_choice: shared.RecipeChoice, report_choice: shared.ReportChoice, cost_choice: CostChoice
+) -> None:
     """Refuse what cannot end well before the long work starts."""
     if job.plan is not None and recipe_choice.changes():
         raise UsageError("--plan already says what is done to each layer", "leave the options that change the recipe away")
+    if job.plan is not None and (job.pick is not None or cost_choice.cost_file is not None):
+        other = "--pick" if job.pick is not None else "--cost-file"
+        raise UsageError(f"--plan and {other} do not go together: a plan is already made", "leave one of them away")
+    if job.pick is not None and job.data is None:
+        raise UsageError("--pick needs --data", "give the options that plan --frontier was called with")
     if job.output == STDOUT and sys.stdout.isatty():
         raise UsageError("a model is not written to a terminal", "redirect stdout, or give -o a file name")
     if job.output == "":
         raise UsageError("-o has no file name", "give the name of the compressed model, or - for stdout")
     check_report_names(report_choice.report)
     inputs = input_files(job.model) + existing(job.data, job.eval_data, job.plan, recipe_choice.recipe)
-    check_targets([*([] if job.output == STDOUT else [Path(job.output)]), *report_choice.report], inputs)
+    targets = [*([] if job.output == STDOUT else [Path(job.output)]), *report_choice.report]
+    check_targets(targets, inputs)
+    cost_choice.check(inputs, targets)
 
 
 def _run(job: Job, target: Path, recipe: Recipe, options: RunOptions, progress: Progress) -> Report:
     from qcompress import pipeline
 
     plan = None if job.plan is None else read_plan(job.plan)
+    if job.pick is not None:
+        plan = _picked(job.pick, pipeline.plan_frontier(job.model, recipe, job.data, options=options, progress=progress))
     return pipeline.compress(
         job.model, target, recipe, job.data, job.eval_data, plan=plan, options=options, progress=progress
     )
+
+
+def _picked(number: int, points: Sequence[FrontierPoint]) -> CompressionPlan:
+    if number > len(points):
+        raise UsageError(f"--pick {number}: the frontier has {len(points)} points", "qcompress plan --frontier lists them")
+    return points[number - 1].plan
 
 
 def read_plan(path: Path) -> CompressionPlan:

@@ -21,7 +21,7 @@ from qcompress.errors import UsageError
 if TYPE_CHECKING:
     from qcompress.data import DataOptions
     from qcompress.pipeline import RunOptions
-    from qcompress.recipe import Mode, RangeMethod, Recipe
+    from qcompress.recipe import Mode, Objective, RangeMethod, Recipe
     from qcompress.results import Gates
 
 Command = Callable[..., Any]
@@ -57,6 +57,7 @@ class RecipeChoice:
 
     recipe: str
     mode: Mode | None
+    objective: Objective | None
     weights: str | None
     activations: str | None
     ranges: RangeMethod | None
@@ -92,6 +93,12 @@ def _modes() -> type[StrEnum]:
     return Mode
 
 
+def _objectives() -> type[StrEnum]:
+    from qcompress.recipe import Objective
+
+    return Objective
+
+
 def _range_methods() -> type[StrEnum]:
     from qcompress.recipe import RangeMethod
 
@@ -103,6 +110,9 @@ recipe_options = bundle(
     RecipeChoice,
     click.option("--recipe", default="int8", show_default=True, metavar="NAME|FILE.toml", help="What to do."),
     click.option("--mode", type=LazyChoice(_modes), help="How much of a layer becomes integer arithmetic."),
+    click.option(
+        "--objective", type=LazyChoice(_objectives), help="What mode auto makes as small as the limits on accuracy allow."
+    ),
     click.option("--weights", metavar="SCHEME", help="Weight scheme, for example int8/channel or int8/tensor."),
     click.option("--activations", metavar="SCHEME", help="Activation scheme, for example uint8/asym or int8."),
     click.option("--ranges", type=LazyChoice(_range_methods), help="How an activation's range is chosen."),
@@ -231,17 +241,19 @@ threads_option = click.option(
     "--threads", type=click.IntRange(0, 256), default=0, show_default=True, help="Threads of the runtime; 0: all cores."
 )
 
+held_out_option = click.option(
+    "--held-out",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.25,
+    show_default=True,
+    help="Part of --data kept for choosing forms and, without --eval-data, for measuring.",
+)
+
 run_options = bundle(
     "run_choice",
     RunChoice,
     threads_option,
-    click.option(
-        "--held-out",
-        type=click.FloatRange(0, 1, min_open=True, max_open=True),
-        default=0.25,
-        show_default=True,
-        help="Part of --data kept for choosing forms and, without --eval-data, for measuring.",
-    ),
+    held_out_option,
     click.option("--eval-samples", type=click.IntRange(1), metavar="N", help="Measure on at most N samples."),
     click.option("--metric", metavar="MODULE:FUNCTION", help="Your own score of (outputs, labels); higher is better."),
     click.option("--latency/--no-latency", default=True, show_default=True, help="Measure the speed of both models."),
@@ -275,18 +287,33 @@ class GateChoice:
         return replace(gates, **given)
 
 
-gate_options = bundle(
-    "gate_choice",
-    GateChoice,
-    click.option("--max-accuracy-drop", type=Share(), metavar="SHARE", help="Gate: accuracy lost at most, 1% or 0.01."),
-    click.option(
-        "--min-speedup", type=click.FloatRange(0), metavar="FACTOR", help="Gate: float time over compressed time at least."
-    ),
-    click.option(
-        "--max-size-ratio", type=Share(), metavar="SHARE", help="Gate: compressed over float bytes at most, 35% or 0.35."
-    ),
-    click.option("--min-sqnr", type=float, metavar="DB", help="Gate: signal to noise of every output at least."),
-)
+def _gate_options(kind: str) -> Callable[[Command], Command]:
+    """The options of ``GateChoice``; ``kind`` says in the help what the limits do."""
+    return bundle(
+        "gate_choice",
+        GateChoice,
+        click.option(
+            "--max-accuracy-drop", type=Share(), metavar="SHARE", help=f"{kind}: accuracy lost at most, 1% or 0.01."
+        ),
+        click.option(
+            "--min-speedup",
+            type=click.FloatRange(0),
+            metavar="FACTOR",
+            help=f"{kind}: float time over compressed time at least.",
+        ),
+        click.option(
+            "--max-size-ratio",
+            type=Share(),
+            metavar="SHARE",
+            help=f"{kind}: compressed over float bytes at most, 35% or 0.35.",
+        ),
+        click.option("--min-sqnr", type=float, metavar="DB", help="Gate: signal to noise of every output at least."),
+    )
+
+
+gate_options = _gate_options("Gate")
+
+limit_options = _gate_options("Limit of the search, and gate")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """What compression bought and what it cost: bytes, milliseconds, accuracy, kernels, and the gates they are held against."""
 
 from qcompress.measure.accuracy import AccuracySettings, measure_accuracy
-from qcompress.measure.gates import check_gates, check_promise
+from qcompress.measure.gates import Promise, check_budget, check_gates, check_promise
 from qcompress.measure.kernels import measure_kernels
 from qcompress.measure.latency import LatencySettings, measure_latency
 from qcompress.measure.size import measure_size
@@ -9,6 +9,8 @@ from qcompress.measure.size import measure_size
 __all__ = [
     "AccuracySettings",
     "LatencySettings",
+    "Promise",
+    "check_budget",
     "check_gates",
     "check_promise",
     "measure_accuracy",

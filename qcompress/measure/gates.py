@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, fields
 
 from qcompress.results import AccuracyReport, GateResult, Gates, Interval, LatencyReport, SizeReport
 
@@ -33,8 +33,49 @@ FEW_ROUNDS = 25
 """In fewer rounds a burst of other work can move the whole interval: a model against itself came out at 0.86 in seven."""
 
 
-def check_promise(gates: Gates, latency: LatencyReport | None) -> tuple[GateResult, ...]:
-    """Fail when nobody set a limit and the result is clearly slower than the original all the same."""
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What is promised of accuracy when nobody sets a limit.
+
+    ``budget``: what may be lost. ``judged``: outputs that count without labels.
+    """
+
+    budget: float
+    judged: Collection[str]
+
+
+def check_promise(
+    gates: Gates, latency: LatencyReport | None, accuracy: AccuracyReport | None = None, promise: Promise | None = None
+) -> tuple[GateResult, ...]:
+    """Fail when nobody set a limit and the result is clearly slower, or less accurate, than the original all the same.
+
+    Args:
+        gates: limits the user set; they count instead.
+        latency: of both models.
+        accuracy: of both models, on data that nothing was chosen on.
+        promise: None promises nothing of accuracy.
+    """
+    return (*_never_slower(gates, latency), *_as_accurate(gates, accuracy, promise))
+
+
+def check_budget(loss: float | None, budget: float | None, notes: Sequence[str] = ()) -> tuple[GateResult, ...]:
+    """The loss of a plan, as measured when it was made, against its budget; nothing for a plan that was not searched.
+
+    Args:
+        loss: of agreement with the float model, 0 to 1.
+        budget: what may be lost.
+        notes: what stood in the way, for the message.
+    """
+    if loss is None or budget is None:
+        return ()
+    told = f"budget {budget:g} of agreement, used {loss:.2g}"
+    if loss <= budget:
+        return (GateResult("accuracy_budget", budget, loss, True, told),)
+    reasons = f": {'; '.join(notes)}" if notes else ""
+    return (GateResult("accuracy_budget", budget, loss, False, f"{told}, the least that was found{reasons}"),)
+
+
+def _never_slower(gates: Gates, latency: LatencyReport | None) -> tuple[GateResult, ...]:
     if gates.min_speedup is not None or latency is None:
         return ()
     speedup = latency.speedup
@@ -43,6 +84,36 @@ def check_promise(gates: Gates, latency: LatencyReport | None) -> tuple[GateResu
         return ()
     told = f"slower than the original: {speedup.value:.2f}x{_range(speedup, '.2f')}; recipe int8-weights keeps float speed"
     return (GateResult("never_slower", 1.0, speedup.value, False, told),)
+
+
+def _as_accurate(gates: Gates, accuracy: AccuracyReport | None, promise: Promise | None) -> tuple[GateResult, ...]:
+    """Fail when the whole interval of the drop lies above the budget."""
+    if gates.max_accuracy_drop is not None or promise is None or accuracy is None:
+        return ()
+    drop, drop_of = _promised_drop(accuracy, promise.judged)
+    if drop is None or drop.low is None or drop.low <= promise.budget:
+        return ()
+    told = f"drop of {drop_of} {drop.value:.4f}{_range(drop, '.4f')}, clearly above {promise.budget:g}"
+    return (GateResult("as_accurate", promise.budget, drop.value, False, f"{told}; --max-accuracy-drop sets another limit"),)
+
+
+def _promised_drop(accuracy: AccuracyReport, judged: Collection[str]) -> tuple[Interval | None, str]:
+    """The drop that counts unasked, and of what.
+
+    A user's own metric has a scale of its own. An arg-max that changed, without labels, may as well have become right.
+    """
+    if accuracy.metric is not None:
+        return None, ""
+    if accuracy.float_task is not None:
+        return accuracy.drop, accuracy.drop_of or "accuracy"
+    if any(output.top1 is not None for output in accuracy.agreement):
+        return None, ""
+    cosines = [(output.cosine, output.name) for output in accuracy.agreement if output.cosine and output.name in judged]
+    if not cosines:
+        return None, ""
+    worst, name = min(cosines, key=lambda item: item[0].value)
+    low, high = (None if end is None else 1.0 - end for end in (worst.high, worst.low))
+    return Interval(1.0 - worst.value, low, high), f"cosine of {name} with the float model"
 
 
 def _check_drop(limit: float, accuracy: AccuracyReport | None) -> GateResult:

@@ -1,6 +1,16 @@
 """Make the plan: measured costs, measured losses, and the search for the forms that pay."""
 
+from qcompress.planning.frontier import FrontierPoint, RankedLoss, make_frontier, rank_losses
 from qcompress.planning.make import DEFAULT_BUDGET, PlanSettings, make_plan
 from qcompress.planning.search import Effort
 
-__all__ = ["DEFAULT_BUDGET", "Effort", "PlanSettings", "make_plan"]
+__all__ = [
+    "DEFAULT_BUDGET",
+    "Effort",
+    "FrontierPoint",
+    "PlanSettings",
+    "RankedLoss",
+    "make_frontier",
+    "make_plan",
+    "rank_losses",
+]

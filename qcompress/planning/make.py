@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from itertools import islice
@@ -95,12 +96,12 @@ def make_plan(
         ModelError: the model does not run on the data.
         RecipeError: include, exclude or outputs name something the model does not have.
     """
-    work = _workplace(model, recipe, parts, settings, progress)
+    work = open_workplace(model, recipe, parts, settings, progress)
     if recipe.mode is not Mode.AUTO or parts is None or parts.choose is None:
         return _without_search(work)
     exploration = explore(work, settings)
-    best = exploration.search.run()
-    return settle(exploration, best)
+    with saved(exploration):
+        return settle(exploration, exploration.search.run())
 
 
 def explore(work: Workplace, settings: PlanSettings) -> Exploration:
@@ -167,17 +168,31 @@ def settle(exploration: Exploration, best: Point) -> CompressionPlan:
         speedup = _speedup(exploration, point.ways)
         if speedup >= 1.0:
             break
-        notes.append(f"{_described(point.ways)}: not taken, {speedup:.2f} times as fast as float")
+        notes.append(f"{described(point.ways)}: not taken, {speedup:.2f} times as fast as float")
         oracle.work.progress.note(notes[-1])
-    plan = oracle.plan(taken.ways)
+    return plan_of(exploration, taken, notes)
+
+
+def plan_of(exploration: Exploration, point: Point, notes: Sequence[str] = ()) -> CompressionPlan:
+    """The plan of a candidate, with what was found out about it."""
+    oracle = exploration.oracle
     facts = oracle.measurements.costs.machine if oracle.measurements.costs is not None else None
     return replace(
-        plan,
-        notes=(*notes, *_reasons(exploration, taken)),
-        loss=taken.loss,
-        budget=search.goal.budget,
+        oracle.plan(point.ways),
+        notes=(*notes, *_reasons(exploration, point)),
+        loss=point.loss,
+        budget=exploration.search.goal.budget,
         machine={} if facts is None else asdict(facts),
     )
+
+
+@contextmanager
+def saved(exploration: Exploration) -> Iterator[None]:
+    """Keep what was measured, also when the work is interrupted."""
+    try:
+        yield
+    finally:
+        exploration.oracle.measurements.save()
 
 
 def sensitivities(exploration: Exploration) -> list[Sensitivity]:
@@ -208,7 +223,14 @@ def _without_search(work: Workplace) -> CompressionPlan:
     return replace(assemble(work, chosen, fit(work, [chosen])), notes=notes)
 
 
-def _workplace(model: Model, recipe: Recipe, parts: Parts | None, settings: PlanSettings, progress: Progress) -> Workplace:
+def open_workplace(
+    model: Model, recipe: Recipe, parts: Parts | None, settings: PlanSettings, progress: Progress
+) -> Workplace:
+    """What planning works on, checked against the model.
+
+    Raises:
+        RecipeError: the recipe names an output the model does not have.
+    """
     _check_outputs(model, recipe)
     shapes = {} if parts is None else observe_shapes(model, next(iter(parts.fit.batches())).feed)
     return Workplace(model, find_layers(model), recipe, parts, shapes, settings.threads, progress)
@@ -247,7 +269,8 @@ def _speedup(exploration: Exploration, ways: Ways) -> float:
     return oracle.measurements.speedup(key_of(plan.to_json()), measure)
 
 
-def _described(ways: Ways) -> str:
+def described(ways: Ways) -> str:
+    """How many groups go which way, in words."""
     counts = {way: ways.count(way) for way in dict.fromkeys(ways)}
     return ", ".join(f"{count} {way.value}" for way, count in counts.items())
 
@@ -255,7 +278,7 @@ def _described(ways: Ways) -> str:
 def _reasons(exploration: Exploration, taken: Point) -> list[str]:
     """What stands between the result and the fastest forms."""
     search, oracle = exploration.search, exploration.oracle
-    notes = [f"groups of layers: {_described(taken.ways)}; loss {taken.loss:.4f} of {search.goal.budget:g} allowed"]
+    notes = [f"groups of layers: {described(taken.ways)}; loss {taken.loss:.4f} of {search.goal.budget:g} allowed"]
     harmful = sorted(
         ((loss, group, way) for (group, way), loss in search.findings.losses.items() if taken.ways[group] != way),
         key=lambda item: (-item[0], item[1]),
@@ -263,7 +286,7 @@ def _reasons(exploration: Exploration, taken: Point) -> list[str]:
     notes += [
         f"{oracle.groups[group].name} is not {way.value}: it alone would lose {loss:.4f}"
         for loss, group, way in harmful[:5]
-        if way is not Way.STORED
+        if way is not Way.STORED and loss * len(taken.ways) >= search.goal.budget
     ]
     if taken.loss > search.goal.budget:
         notes.append(f"no candidate lost less than {taken.loss:.4f} of agreement, {search.goal.budget:g} were allowed")

@@ -1,0 +1,32 @@
+"""A finished model moved to its place: a folder that exists, external data first, the model last."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qcompress.errors import OutputError
+from qcompress.graph.facts import model_files
+
+
+def folder_of(target: Path) -> Path:
+    """The folder a model is to be written to.
+
+    Raises:
+        OutputError: there is none.
+    """
+    if not target.parent.is_dir():
+        raise OutputError(f"{target.parent}: no such folder", "create it first")
+    return target.parent
+
+
+def deliver(written: Path, target: Path) -> None:
+    """Move the finished files to their place.
+
+    Raises:
+        OutputError: the folder cannot be written or the disk is full.
+    """
+    try:
+        for file in sorted(model_files(written), key=lambda file: file == written):
+            file.replace(target.with_name(file.name))
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written: {error.strerror}", "check the folder and the space left") from error
