@@ -165,7 +165,7 @@ class KernelReport:
 
 @dataclass(frozen=True, slots=True)
 class KernelTime:
-    """Milliseconds of one kernel of a model, as the runtime runs it: the median over runs.
+    """Milliseconds of one kernel of a model, as the runtime runs it.
 
     ``name``: of the node in the runtime's own graph. ``kernel``: its operator. ``inputs`` and ``outputs``: names of
     tensors in that graph, empty where the graph could not be seen.

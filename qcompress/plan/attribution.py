@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -31,22 +31,17 @@ _LEAST_SHARE = 0.02
 """A kernel keeps at least this share of the time in its profile when what writing the profile took is subtracted."""
 
 
-def without_overhead(kernels: Sequence[KernelTime], total: float) -> list[float]:
-    """Milliseconds of the kernels that together are ``total``, the time of whole runs without the profiler.
+def profiling_overhead(kernels: Sequence[KernelTime], total: float) -> float:
+    """Milliseconds that writing the profile adds to every kernel: what they take together beyond ``total``, a run without it."""
+    return max(sum(kernel.ms for kernel in kernels) - total, 0.0) / max(len(kernels), 1)
 
-    The profiler takes about the same time for every kernel, so when the kernels come out slower than the run, the same
-    amount is subtracted from each; when they are faster, the rest of a run is divided in proportion.
-    """
+
+def without_overhead(kernels: Sequence[KernelTime], total: float, overhead: float) -> list[KernelTime]:
+    """The kernels with ``overhead`` milliseconds less each and ``total`` in all; every one keeps a small part of its time."""
     times = np.array([kernel.ms for kernel in kernels])
-    floors = times * _LEAST_SHARE
-    if not times.sum() > 0.0 or floors.sum() >= total:
-        return [total / max(len(times), 1)] * len(times)
-    low, high = 0.0, float(times.max())
-    for _ in range(60 if times.sum() > total else 0):
-        middle = (low + high) / 2
-        low, high = (middle, high) if np.maximum(times - middle, floors).sum() > total else (low, middle)
-    left = np.maximum(times - low, floors)
-    return [float(ms) for ms in left * (total / left.sum())]
+    left = np.maximum(times - overhead, times * _LEAST_SHARE)
+    left *= total / max(float(left.sum()), 1e-9)
+    return [replace(kernel, ms=float(ms)) for kernel, ms in zip(kernels, left, strict=True)]
 
 
 def attribute(kernels: Sequence[KernelTime], anatomy: Anatomy, quantized: Collection[str] = ()) -> Charges:

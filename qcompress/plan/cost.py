@@ -110,7 +110,8 @@ class CostTable:
 
 def _variant(item: Mapping[str, Any]) -> VariantCost:
     charges = {
-        part.name: {str(name): _milliseconds(ms) for name, ms in item["charges"][part.name].items()} for part in fields(Charges)
+        part.name: {str(name): _milliseconds(ms) for name, ms in item["charges"][part.name].items()}
+        for part in fields(Charges)
     }
     return VariantCost(
         _milliseconds(item["ms"]),

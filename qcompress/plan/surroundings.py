@@ -77,7 +77,9 @@ class Chart:
         self._read = np.array(edges, dtype=np.int64).reshape(-1, 2)
         self._exits = np.array([name in anatomy.exits for name in self.tensors], dtype=np.int64)
         first = [anatomy.outputs[name][:1] for name in self.nodes]
-        self._written_by = np.array([self._places[anatomy.settled[names[0]]] if names else 0 for names in first], dtype=np.int64)
+        self._written_by = np.array(
+            [self._places[anatomy.settled[names[0]]] if names else 0 for names in first], dtype=np.int64
+        )
 
     def surroundings(self, forms: Mapping[str, str], integer_nodes: Iterable[str], quantized: Iterable[str]) -> Surroundings:
         """``forms``: weight -> form. ``quantized``: tensors with a calibrated scale."""
@@ -95,7 +97,9 @@ class Chart:
         plain = self._count((readers != STATIC) & (readers != DYNAMIC)) + self._exits
         scaled = np.zeros(len(self.tensors), dtype=bool)
         scaled[[self._places[name] for name in quantized if name in self._places]] = True
-        written = (arithmetic[self._producers] == STATIC) & (self._whole[self._producers] | (scaled & (plain + dynamic == 0)))
+        written = (arithmetic[self._producers] == STATIC) & (
+            self._whole[self._producers] | (scaled & (plain + dynamic == 0))
+        )
         moved = zone[self._producers] == STATIC
         bits = (written, moved, plain > 0, static > 0, dynamic > 0)
         tensor_signs = sum(bit.astype(np.int64) << index for index, bit in enumerate(bits))

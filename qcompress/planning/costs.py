@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 
 from qcompress.decisions import CompressionPlan, Keep, Quantize
@@ -13,10 +14,9 @@ from qcompress.measure.profile import ProfileSettings, profile_models
 from qcompress.operators import Layer
 from qcompress.operators.flow import activation_inputs
 from qcompress.plan.anatomy import anatomy
-from qcompress.plan.attribution import attribute, without_overhead
+from qcompress.plan.attribution import attribute, profiling_overhead, without_overhead
 from qcompress.plan.cost import FLOAT, CostTable, VariantCost
 from qcompress.progress import SILENT, Progress
-from qcompress.results import KernelTime
 from qcompress.rewrite import apply_plan
 from qcompress.types import Feed, Form
 
@@ -55,16 +55,13 @@ def measure_costs(
             files[name] = Path(folder) / f"{index}.onnx"
             _write(model, plan, files[name])
         profiles = profile_models(files, feeds, settings, progress)
+    measured = [profiles[name] for name in plans]
+    overhead = median(profiling_overhead(profile.kernels, profile.ms) for profile in measured)
     found: dict[str, VariantCost] = {}
-    for name, plan in plans.items():
-        kernels, total = profiles[name].kernels, profiles[name].ms
-        times = [
-            KernelTime(kernel.name, kernel.kernel, ms, kernel.inputs, kernel.outputs)
-            for kernel, ms in zip(kernels, without_overhead(kernels, total), strict=True)
-        ]
-        tensors = tuple(plan.activations) if plan is not None else ()
-        charges = attribute(times, body, tensors)
-        found[name] = VariantCost(total, _forms(plan), plan.integer_nodes if plan is not None else (), tensors, charges)
+    for (name, plan), profile in zip(plans.items(), measured, strict=True):
+        kernels = without_overhead(profile.kernels, profile.ms, overhead)
+        nodes, tensors = (plan.integer_nodes, tuple(plan.activations)) if plan is not None else ((), ())
+        found[name] = VariantCost(profile.ms, _forms(plan), nodes, tensors, attribute(kernels, body, tensors))
     return CostTable(digest(model.path), profiles[_SOURCE].ms, machine_facts(settings.threads), found)
 
 

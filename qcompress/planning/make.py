@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import perf_counter
 
 from qcompress.calibrate import observe_shapes
 from qcompress.data import Parts
@@ -33,6 +34,7 @@ from qcompress.planning.work import Workplace, assemble, fit
 from qcompress.progress import Progress
 from qcompress.recipe import Mode, Recipe
 from qcompress.rewrite import apply_plan
+from qcompress.runtime import SessionSettings, open_session
 from qcompress.types import Feed, Form
 
 DEFAULT_BUDGET = 0.01
@@ -43,6 +45,9 @@ CHOOSING_SAMPLES = 32
 FEEDS_TO_TIME = 4
 
 SECONDS_TO_TIME = 3.0
+
+SLOW_RUN = 0.3
+"""Seconds of a run from which borders are estimated by their elements instead of being measured in models of their own."""
 
 OVERHEAD_SECONDS = 0.05
 """What writing and loading the changed part of a model takes beside running it."""
@@ -133,7 +138,9 @@ def explore(work: Workplace, settings: PlanSettings) -> Exploration:
     facts = machine_facts(settings.target_threads)
     measurements = open_measurements(about, str(facts), settings.cost_file)
     if measurements.costs is None:
-        measured = {way.value: chosen for way, chosen in choices.items()} | {"first turn": turns[0], "second turn": turns[1]}
+        measured = {way.value: chosen for way, chosen in choices.items() if any(way in group.ways for group in groups)}
+        if seconds_per_run(work.model.path, timing[0], settings.target_threads) < SLOW_RUN:
+            measured |= {"first turn": turns[0], "second turn": turns[1]}
         variants = {name: assemble(work, chosen, fitted) for name, chosen in measured.items()}
         profiling = ProfileSettings(threads=settings.target_threads)
         measurements.costs = measure_costs(work.model, work.layers, variants, timing, profiling, progress)
@@ -147,7 +154,7 @@ def explore(work: Workplace, settings: PlanSettings) -> Exploration:
     seconds = OVERHEAD_SECONDS + 0.6 * len(choosing) * measurements.costs.source_ms / 1000.0
     limits = LIMITS[settings.effort]
     allowance = Allowance(max(4, int(limits.seconds / seconds)), limits.joints)
-    search = Search(oracle, _goal(work, settings, oracle), allowance, progress.note)
+    search = Search(oracle, _goal(work, settings, oracle, len(choosing)), allowance, progress.note)
     return Exploration(oracle, search, settings.effort, timing, settings.target_threads)
 
 
@@ -159,7 +166,7 @@ def settle(exploration: Exploration, best: Point) -> CompressionPlan:
     oracle, search = exploration.oracle, exploration.search
     within = [point for point in search.findings.points.values() if point.loss <= max(best.loss, search.goal.budget)]
     slower = sorted((point for point in within if point.cost > best.cost), key=lambda point: (point.cost, point.ways))
-    notes = list(exploration.notes)
+    notes = [*exploration.notes, *oracle.repairs]
     taken = best
     for point in (best, *slower):
         taken = point
@@ -236,7 +243,7 @@ def open_workplace(
     return Workplace(model, find_layers(model), recipe, parts, shapes, settings.threads, progress)
 
 
-def _goal(work: Workplace, settings: PlanSettings, oracle: ModelOracle) -> Goal:
+def _goal(work: Workplace, settings: PlanSettings, oracle: ModelOracle, samples: int) -> Goal:
     """What the recipe's limits mean for the search."""
     gates, costs = work.recipe.gates, oracle.measurements.costs
     most_ms = None
@@ -248,7 +255,7 @@ def _goal(work: Workplace, settings: PlanSettings, oracle: ModelOracle) -> Goal:
         weights = sum(layer.bytes for group in oracle.groups for layer in group.layers)
         most_bytes = gates.max_size_ratio * whole - (whole - weights)
     least = gates.max_accuracy_drop is None and (most_ms is not None or most_bytes is not None)
-    return Goal(settings.budget, work.recipe.objective, most_ms, most_bytes, least)
+    return Goal(settings.budget, work.recipe.objective, most_ms, most_bytes, least, samples)
 
 
 def _speedup(exploration: Exploration, ways: Ways) -> float:
@@ -291,6 +298,15 @@ def _reasons(exploration: Exploration, taken: Point) -> list[str]:
     if taken.loss > search.goal.budget:
         notes.append(f"no candidate lost less than {taken.loss:.4f} of agreement, {search.goal.budget:g} were allowed")
     return notes
+
+
+def seconds_per_run(model: Path, feed: Feed, threads: int) -> float:
+    """Seconds of the second run, when memory is allocated."""
+    session = open_session(model, SessionSettings(threads=threads))
+    session.run(feed)
+    started = perf_counter()
+    session.run(feed)
+    return perf_counter() - started
 
 
 def _digest(feeds: Iterable[Feed]) -> str:

@@ -5,6 +5,7 @@ Losses measured alone and times in context choose a candidate; only the candidat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -20,8 +21,8 @@ Ways = tuple[Way, ...]
 
 INTEGER_WAYS = (Way.STATIC, Way.DYNAMIC)
 
-MARGIN = 0.9
-"""Share of the budget that may be used up on the samples that choose, since others will differ."""
+MARGIN = 0.1
+"""Share of the budget that is never used up on the samples that choose, since others will differ."""
 
 WORTH = 0.02
 """Integer arithmetic that gains less than this share of the time is not worth its loss."""
@@ -29,6 +30,9 @@ WORTH = 0.02
 
 BISECTIONS = 12
 """Steps from a thousandth of the summed losses to all of them, 1.8 % wide at the end."""
+
+MOST_REPAIRED = 40
+"""Groups for which repairs are looked for."""
 
 SWEEPS = 4
 """Rounds of the local search; it usually ends after two."""
@@ -86,12 +90,15 @@ class Oracle(Protocol):
     def joint(self, ways: Ways) -> float:
         """The loss of the whole compressed model."""
 
+    def repair(self, ways: Ways, harmful: Sequence[int]) -> bool:
+        """Make groups less harmful without changing their ways; whether anything changed, and losses with it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Goal:
     """``budget``: of loss. ``most_ms`` and ``most_bytes``: limits on time and size, None without.
 
-    ``least_loss``: spend no more loss than those limits need.
+    ``least_loss``: spend no more loss than those limits need. ``samples``: how many the losses are measured on.
     """
 
     budget: float
@@ -99,6 +106,12 @@ class Goal:
     most_ms: float | None = None
     most_bytes: float | None = None
     least_loss: bool = False
+    samples: int = 100
+
+    @property
+    def target(self) -> float:
+        """The loss aimed at: a tenth of the budget is left, three quarters of it with one sample, since others will differ."""
+        return self.budget * min(1.0 - MARGIN, 1.0 - 0.75 / math.sqrt(self.samples))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,15 +169,17 @@ class Search:
         fast = self.fastest()
         if fast != self.stored:
             found = self._try(fast, "the fastest forms")
-            if found.loss > self._target or self.goal.least_loss:
+            if found.loss > self.goal.target or self.goal.least_loss:
                 self.measure_alone(fast)
+                if found.loss > self.goal.target and self._repair(fast):
+                    found = self._try(fast, "the fastest forms, repaired")
                 self._close_in(fast, found)
         return self.best()
 
     def best(self) -> Point:
         """The best candidate measured so far; within the budget with a margin if there is one."""
         goal, points = self.goal, self.findings.points.values()
-        allowed = [point for point in points if point.loss <= self._target]
+        allowed = [point for point in points if point.loss <= goal.target]
         allowed = allowed or [point for point in points if point.loss <= goal.budget]
         if not allowed:
             return min(points, key=lambda point: (point.loss, point.cost, point.ways))
@@ -206,10 +221,6 @@ class Search:
             losses.update(((group, ways[group]), loss / len(block)) for group in block)
         self._measure_others(active, ways, left)
 
-    @property
-    def _target(self) -> float:
-        return self.goal.budget * MARGIN
-
     def _block(self, block: Sequence[int], ways: Ways) -> float:
         return self._oracle.alone({group: ways[group] for group in block})
 
@@ -231,6 +242,21 @@ class Search:
         mixed = self._changed_in(plain[0], everything, INTEGER_WAYS[1], known=False)
         return min([self.stored, *plain, mixed], key=lambda ways: (*self._value(ways), ways))
 
+    def _repair(self, fast: Ways) -> bool:
+        """Repair the groups that lose more than their share of the budget; what they lose is measured again."""
+        losses = self.findings.losses
+        active = [group for group, way in enumerate(fast) if way != self.stored[group]]
+        share = self.goal.target / len(active)
+        harmful = sorted(
+            (group for group in active if losses[group, fast[group]] > share), key=lambda g: -losses[g, fast[g]]
+        )
+        if not harmful or not self._oracle.repair(fast, harmful[:MOST_REPAIRED]):
+            return False
+        for group in harmful[:MOST_REPAIRED]:
+            losses[group, fast[group]] = self._oracle.alone({group: fast[group]})
+        self.findings.points = {ways: point for ways, point in self.findings.points.items() if ways == self.stored}
+        return True
+
     def _rescue(self) -> None:
         """Stored weights alone lose too much: keep those that lose most, as few as can be."""
         losses = {group: self._oracle.alone({group: Way.STORED}) for group in range(len(self.stored))}
@@ -240,7 +266,7 @@ class Search:
             middle = (low + high) // 2
             kept = set(harmful[: middle + 1])
             ways = tuple(Way.KEPT if group in kept else Way.STORED for group in range(len(self.stored)))
-            if self._try(ways, f"{len(kept)} of {len(ways)} groups kept as they are").loss <= self._target:
+            if self._try(ways, f"{len(kept)} of {len(ways)} groups kept as they are").loss <= self.goal.target:
                 high, self.stored = middle, ways
             else:
                 low = middle + 1
@@ -249,13 +275,13 @@ class Search:
         """Bisect the bound of summed losses until the joint loss fits the budget (or the limits are just kept)."""
         whole = self._sum(fast)
         low, high = whole * LEAST_SHARE, whole
-        bound = max(low, whole * min(1.0, self._target / max(found.loss, 1e-12)))
+        bound = max(low, whole * min(1.0, self.goal.target / max(found.loss, 1e-12)))
         for _ in range(BISECTIONS):
             if not self._may_try() or high <= low * 1.05:
                 return
             ways = self._within(fast, bound)
             point = self._try(ways, f"{self._changed(ways)} of {len(ways)} groups in integers")
-            less = self._keeps_limits(point) if self.goal.least_loss else point.loss > self._target
+            less = self._keeps_limits(point) if self.goal.least_loss else point.loss > self.goal.target
             low, high = (low, bound) if less else (bound, high)
             bound = (low * high) ** 0.5
 

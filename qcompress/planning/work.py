@@ -14,10 +14,13 @@ from qcompress.plan.choose import static_nodes
 from qcompress.plan.fit import fit_activations, fit_clips, needs_of, shift_probes
 from qcompress.plan.placement import Placement, Shapes, place
 from qcompress.progress import Progress
-from qcompress.recipe import Recipe
+from qcompress.recipe import RangeMethod, Recipe
 from qcompress.types import Form, Statistics, StatisticsNeeds
 
 SHIFT_SAMPLES = 64
+
+OTHER_RANGES = (RangeMethod.MINMAX, RangeMethod.PERCENTILE, RangeMethod.MSE)
+"""Methods whose ranges a repair may try; entropy takes longer than the rest together."""
 
 Chosen = Mapping[str, Form | Keep]
 """Weight name -> its form, or why it is kept."""
@@ -70,7 +73,10 @@ def fit(work: Workplace, choices: Iterable[Chosen]) -> Fitted:
     if parts is not None:
         needs = needs_of(layers, (work.place(chosen) for chosen in choices), recipe)
         if needs != StatisticsNeeds():
-            settings = CalibrationSettings(recipe.ranges, recipe.activations, work.threads, parts.fit.samples, work.shapes)
+            others = tuple(method for method in OTHER_RANGES if method is not recipe.ranges)
+            settings = CalibrationSettings(
+                recipe.ranges, recipe.activations, work.threads, parts.fit.samples, work.shapes, others
+            )
             statistics = collect(work.model, needs, parts.fit.batches(), settings, work.progress)
     clips = fit_clips(layers, statistics, recipe, work.progress)
     probes = shift_probes(layers, clips, recipe) if parts is not None and recipe.correct_bias else None

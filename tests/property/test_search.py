@@ -47,6 +47,10 @@ class Chain:
         self.runs += 1
         return float(sum(self.losses[group].get(way, self.base) for group, way in members.items()) ** self.exponent)
 
+    def repair(self, ways: Ways, harmful: Sequence[int]) -> bool:
+        assert all(ways[group] in INTEGERS for group in harmful)
+        return False
+
     def joint(self, ways: Ways) -> float:
         self.asked.append(ways)
         changed = sum(losses.get(way, 0.0) for losses, way in zip(self.losses, ways, strict=True))
