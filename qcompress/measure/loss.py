@@ -150,18 +150,19 @@ def _from_logits(original: Array, compressed: Array) -> Array:
         x, y = np.where(known, x, np.float32(-np.inf)), np.where(known & ~lost[:, None], y, np.float32(-np.inf))
     norm_x, norm_y = _log_sum_exp(x), _log_sum_exp(y)
     with np.errstate(invalid="ignore", over="ignore"):
-        p = np.exp(x - norm_x[:, None])
-        terms = (x - y) - (norm_x - norm_y)[:, None]
+        p = np.exp(x - norm_x.astype(np.float32)[:, None])
+        terms = (x - y) - (norm_x - norm_y).astype(np.float32)[:, None]  # a small difference, taken before it is rounded
     divergence = np.einsum("rc,rc->r", p, np.where(p > 0.0, terms, np.float32(0.0)), dtype=np.float64)
     return np.where(lost, np.inf, divergence)
 
 
 def _log_sum_exp(scores: Array) -> Array:
-    """Of each row, (rows,), float32; 0 for rows without a finite score."""
+    """Of each row, (rows,), float64; 0 for rows without a finite score."""
     top = scores.max(axis=1)
     top = np.where(np.isfinite(top), top, np.float32(0.0))
     total = np.exp(scores - top[:, None]).sum(axis=1)  # numpy sums pairwise: float32 is exact enough
-    return np.asarray(np.where(total > 0.0, top + np.log(np.maximum(total, LEAST_PROBABILITY)), 0.0).astype(np.float32))
+    logarithm = np.log(np.maximum(total, LEAST_PROBABILITY).astype(np.float64))
+    return np.asarray(np.where(total > 0.0, top.astype(np.float64) + logarithm, 0.0))
 
 
 def _from_probabilities(original: Array, compressed: Array) -> Array:

@@ -12,7 +12,12 @@ from qcompress.measure.loss import Likeness, Yardstick, losses
 
 FLOATS = st.floats(-1e4, 1e4, width=32)
 ANY = st.floats(width=32)
-HOWS = [Yardstick(Likeness.LOGITS, 1), Yardstick(Likeness.PROBABILITIES, 1), Yardstick(Likeness.ANGLE), Yardstick(Likeness.EQUALITY)]
+HOWS = [
+    Yardstick(Likeness.LOGITS, 1),
+    Yardstick(Likeness.PROBABILITIES, 1),
+    Yardstick(Likeness.ANGLE),
+    Yardstick(Likeness.EQUALITY),
+]
 how_param = pytest.mark.parametrize("how", HOWS, ids=lambda how: how.likeness.value)
 
 

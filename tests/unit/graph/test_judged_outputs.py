@@ -29,7 +29,9 @@ W = {"w": (16, 16), "u": (16, 16)}
     ids=["an inner map", "behind a Cast", "read for its shape", "classes beside scores", "no float output"],
 )
 def test_terminal_float_outputs_count(body: str, outputs: str, judged: tuple[str, ...], tmp_path: Path) -> None:
-    model = load(tmp_path, f"{HEADER} net (float[n, 16] x) => ({outputs}) {{ {body} }}", W if "u)" in body else {"w": (16, 16)})
+    model = load(
+        tmp_path, f"{HEADER} net (float[n, 16] x) => ({outputs}) {{ {body} }}", W if "u)" in body else {"w": (16, 16)}
+    )
     assert judged_outputs(model) == judged
 
 
