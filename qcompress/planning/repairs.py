@@ -81,7 +81,9 @@ def refit(work: Workplace, fitted: Fitted, chosen: Chosen, scales: Scales) -> tu
     shapes = dict(work.shapes)
     copies = {tensor: f"{tensor}{SUFFIX}" for tensor in scales if tensor not in scaled}
     shapes |= {copy: shapes[tensor] for tensor, copy in copies.items() if tensor in shapes}
-    changed = replace(work, model=model, layers=find_layers(model), shapes=shapes, placements={})
+    known = {layer.name for layer in work.layers}  # factors of an inserted Mul are not layers
+    kept = [layer for layer in find_layers(model) if layer.name in known]
+    changed = replace(work, model=model, layers=kept, shapes=shapes, placements={})
     layers = [layer for layer in changed.layers if layer.name in touched and layer.name in fitted.clips]
     needs = needs_of(layers, [changed.place(chosen)], work.recipe)
     tensors = scaled | set(copies.values())

@@ -7,7 +7,14 @@ import numpy as np
 from qcompress.types import Array
 
 LEAST = 1e-5
-"""Channels whose range is smaller than this share of the largest count as having it: dead channels get no extreme factor."""
+"""Channels whose range is smaller than this share of the largest are dead, as far as the data tells."""
+
+QUIET = 0.5
+"""Channels count as having at least this share of the range that a tenth of the living channels stay below.
+
+Other data may wake a channel that was dead or nearly so: it must not be made loud. Source: the floor of a tenth in NNCF's
+smooth quantization (here it is over living channels only, of which networks with ReLU have few).
+"""
 
 LARGEST_EXPONENT = 10
 """Factors lie between 2^-10 and 2^10: an 8-bit range holds no more."""
@@ -16,8 +23,7 @@ LARGEST_EXPONENT = 10
 def equalize_ranges(before: Array, after: Array) -> Array:
     """What to divide each channel by, so that the weights before and after it have equal ranges.
 
-    s_i = sqrt(r1_i / r2_i), since then r1_i / s_i = r2_i s_i = sqrt(r1_i r2_i). Also smoothing with alpha 1/2, when ``before``
-    is the range of the channel itself.
+    s_i = sqrt(r1_i / r2_i), since then r1_i / s_i = r2_i s_i = sqrt(r1_i r2_i).
 
     Args:
         before: (channels,), largest magnitude of what writes the channel, or of the channel.
@@ -26,7 +32,7 @@ def equalize_ranges(before: Array, after: Array) -> Array:
     Source: Nagel et al., Data-free quantization through weight equalization and bias correction, ICCV 2019,
     arXiv:1906.04721, equation 11.
     """
-    return smoothing_factors(before, after, 0.5)
+    return _factors(_floored(before), _floored(after), 0.5)
 
 
 def smoothing_factors(activation: Array, weight: Array, alpha: float) -> Array:
@@ -41,7 +47,10 @@ def smoothing_factors(activation: Array, weight: Array, alpha: float) -> Array:
 
     Source: Xiao et al., SmoothQuant, ICML 2023, arXiv:2211.10438, equation 4.
     """
-    first, second = _floored(activation), _floored(weight)
+    return _factors(_not_quiet(activation), _floored(weight), alpha)
+
+
+def _factors(first: Array, second: Array, alpha: float) -> Array:
     logs = alpha * np.log2(first) - (1.0 - alpha) * np.log2(second)
     return np.asarray(2.0 ** np.clip(logs - logs.mean(), -LARGEST_EXPONENT, LARGEST_EXPONENT))
 
@@ -54,4 +63,10 @@ def as_powers_of_two(factors: Array) -> Array:
 def _floored(ranges: Array) -> Array:
     values = np.abs(np.asarray(ranges, dtype=np.float64))
     largest = values.max(initial=0.0)
-    return np.maximum(values, LEAST * largest if largest > 0.0 else 1.0)
+    return np.maximum(values, LEAST * largest) if largest > 0.0 else np.ones(values.shape)
+
+
+def _not_quiet(ranges: Array) -> Array:
+    values = _floored(ranges)
+    living = values[values > LEAST * values.max(initial=0.0)]
+    return np.maximum(values, QUIET * float(np.quantile(living, 0.1))) if living.size else values

@@ -29,11 +29,20 @@ def test_equalized_ranges_are_equal(before, after):
 
 
 @deterministic
-@given(ranges, ranges, st.floats(0.0, 1.0))
+@given(arrays.arrays(np.float64, 8, elements=st.floats(1.0, 1.9)), ranges, st.floats(0.0, 1.0))
 def test_smoothing_moves_range_from_the_activation_to_the_weight(activation, weight, alpha):
     assert (np.abs(np.log2(smoothing_factors(activation, weight, alpha))) <= LARGEST_EXPONENT).all()
     assert np.ptp(np.log(activation / smoothing_factors(activation, weight, 1.0))) < 1e-9
     assert np.ptp(np.log(weight * smoothing_factors(activation, weight, 0.0))) < 1e-9
+
+
+@deterministic
+@given(arrays.arrays(np.float64, 20, elements=st.floats(1.0, 100.0)), st.floats(0.0, 1e-2))
+def test_quiet_channels_are_not_made_loud(activation, quiet):
+    activation[0] = quiet
+    before = smoothing_factors(activation, np.ones(20), 1.0)
+    assert (activation / before)[0] <= (activation / before)[1:].max()
+    assert before[1:].min() / before[0] <= 2.0 + 1e-9
 
 
 def test_dead_channels_get_no_extreme_factor():
