@@ -6,14 +6,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from qcompress.calibrate import CalibrationSettings, MeansRequest, collect, collect_channels, collect_means
-from qcompress.graph import Model
 from qcompress.operators import Layer, find_layers
-from qcompress.operators.regions import Region, find_region
+from qcompress.operators.regions import find_region
 from qcompress.plan.fit import fit_clips, needs_of, shift_probes
 from qcompress.plan.repairs import REPAIRS, Evidence, Repair
 from qcompress.planning.work import SHIFT_SAMPLES, Chosen, Fitted, Workplace
 from qcompress.recipe import RangeMethod
-from qcompress.rewrite.rescale import SUFFIX, rescale_channels
+from qcompress.rewrite.rescale import rescale_channels
 from qcompress.types import Form, Statistics, StatisticsNeeds
 
 CHANNEL_FEEDS = 64
@@ -75,35 +74,17 @@ def refit(work: Workplace, fitted: Fitted, chosen: Chosen, scales: Scales) -> tu
         RecipeError: a tensor cannot be rescaled.
         CalibrationError: an activation is NaN or infinite.
     """
-    scaled, touched = _touched(work.model, scales)
     model = work.model.clone()
-    rescale_channels(model, scales)
-    shapes = dict(work.shapes)
-    copies = {tensor: f"{tensor}{SUFFIX}" for tensor in scales if tensor not in scaled}
-    shapes |= {copy: shapes[tensor] for tensor, copy in copies.items() if tensor in shapes}
+    done = rescale_channels(model, scales)
+    shapes = {**work.shapes, **{copy: work.shapes[tensor] for copy, tensor in done.copies.items() if tensor in work.shapes}}
     known = {layer.name for layer in work.layers}  # factors of an inserted Mul are not layers
     kept = [layer for layer in find_layers(model) if layer.name in known]
     changed = replace(work, model=model, layers=kept, shapes=shapes, placements={})
-    layers = [layer for layer in changed.layers if layer.name in touched and layer.name in fitted.clips]
+    layers = [layer for layer in changed.layers if layer.name in done.constants and layer.name in fitted.clips]
     needs = needs_of(layers, [changed.place(chosen)], work.recipe)
-    tensors = scaled | set(copies.values())
-    statistics = _collected(changed, fitted.statistics, needs, tensors)
+    statistics = _collected(changed, fitted.statistics, needs, done.tensors)
     clips = {**fitted.clips, **fit_clips(layers, statistics, work.recipe, work.progress)}
     return changed, Fitted(statistics, clips, {**fitted.shifts, **_shifts(changed, layers, clips)})
-
-
-def _touched(model: Model, scales: Scales) -> tuple[set[str], set[str]]:
-    """Names of the tensors whose values change, and of the weights."""
-    values = {value.name or "": value for value in model.graph.inputs}
-    values |= {output.name or "": output for node in model.graph for output in node.outputs}
-    tensors: set[str] = set()
-    weights: set[str] = set()
-    for name in scales:
-        region = find_region(model, values[name]) if name in values else ""
-        if isinstance(region, Region):
-            tensors.update(region.scaled)
-            weights.update(edit.value.name or "" for edit in region.edits)
-    return tensors, weights
 
 
 def _collected(

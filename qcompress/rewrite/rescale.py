@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,7 +17,16 @@ SUFFIX = "/rescaled"
 """Behind the name of a tensor: its divided copy, where no constant before it could take the division."""
 
 
-def rescale_channels(model: Model, channel_scales: Mapping[str, tuple[float, ...]]) -> None:
+@dataclass(frozen=True, slots=True)
+class Rescaled:
+    """What changed: names of the tensors with other values than before (new ones too), of constants, and new -> old tensor."""
+
+    tensors: frozenset[str]
+    constants: frozenset[str]
+    copies: Mapping[str, str]
+
+
+def rescale_channels(model: Model, channel_scales: Mapping[str, tuple[float, ...]]) -> Rescaled:
     """Divide each named tensor's channels by its factors, in place, without changing what the model computes.
 
     With powers of two not a bit of any output changes, short of overflow.
@@ -28,8 +38,11 @@ def rescale_channels(model: Model, channel_scales: Mapping[str, tuple[float, ...
         RecipeError: a tensor is not there, its channels cannot be scaled, or the factors are not positive, finite and one
             for each channel.
     """
+    tensors: set[str] = set()
+    constants: set[str] = set()
+    copies: dict[str, str] = {}
     if not channel_scales:
-        return
+        return Rescaled(frozenset(), frozenset(), copies)
     editor = Editor(model.graph)
     for name, scales in channel_scales.items():
         tensor = _tensor(model, name)
@@ -42,7 +55,12 @@ def rescale_channels(model: Model, channel_scales: Mapping[str, tuple[float, ...
                 f"the plan has {factors.size} factors for the {region.channels} channels of {name!r}, or some are not positive",
                 "make the plan again",
             )
+        constants.update(edit.value.name or "" for edit in region.edits)
+        tensors.update(region.scaled)
         _rescale(editor, region, factors)
+        if region.inserted:
+            copies[_insert(editor, region, factors)] = name
+    return Rescaled(frozenset(tensors | copies.keys()), frozenset(constants), copies)
 
 
 def _rescale(editor: Editor, region: Region, factors: Array) -> None:
@@ -55,12 +73,10 @@ def _rescale(editor: Editor, region: Region, factors: Array) -> None:
             edit.node.replace_input_with(edit.index, editor.constant(edit.value.name or "constant", changed))
         else:
             set_constant(edit.value, changed)
-    if region.inserted:
-        _insert(editor, region, factors)
 
 
-def _insert(editor: Editor, region: Region, factors: Array) -> None:
-    """A Mul that divides a copy of the tensor, for the products that read it."""
+def _insert(editor: Editor, region: Region, factors: Array) -> str:
+    """A Mul that divides a copy of the tensor, for the products that read it; returns the copy's name."""
     name = region.tensor.name or "tensor"
     vector = (1.0 / factors).astype(np.float32).reshape(-1, *(1,) * (-1 - region.axis))
     copy = editor.node("Mul", [region.tensor, editor.constant(f"{name}/factors", vector)], f"{name}{SUFFIX}")
@@ -69,6 +85,7 @@ def _insert(editor: Editor, region: Region, factors: Array) -> None:
     editor.place_after(region.tensor, [copy])
     copy.type = region.tensor.type
     copy.shape = region.tensor.shape
+    return copy.name or ""
 
 
 def _tensor(model: Model, name: str) -> Value:
