@@ -1,13 +1,13 @@
 """Milliseconds of every kernel of a model, from the runtime's own profile, and of whole runs without the profiler.
 
 Writing a profile takes time of its own, for small kernels as long as they themselves, so the profiler is stopped half-way
-and the same session is timed on. Several models take turns, so that what disturbs one disturbs all. Other work on the
-machine only ever adds time, so the times of a quiet moment are taken: a low quantile, not the median.
+and the same session is timed on. Several models take turns. Other work on the machine only ever adds time, and mostly for
+moments, so a turn counts with its quiet runs; the clock of the processor changes for seconds, so what counts of a turn is its
+share of the round, and of all rounds the median.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,18 +21,19 @@ from qcompress.graph import NodeFacts, list_nodes
 from qcompress.progress import SILENT, Progress, Stage
 from qcompress.results import KernelTime
 from qcompress.runtime import KernelEvent, SessionSettings, open_session
-from qcompress.types import Feed
+from qcompress.types import Array, Feed
 
-TURN_SECONDS = 0.005
-"""A turn is at least this long, so that a fast model finds its own data in the caches for most of it."""
+TURN_SECONDS = 0.02
+"""A turn is at least this long, and its first run does not count: that one finds the caches full of another model's data
+(a model of 0.6 ms took 1.5 ms)."""
 
 SLOW_SECONDS = 0.25
 """Models whose run takes this long are measured one after the other: open together they would take too much memory, and
 what disturbs a machine for milliseconds does not disturb them."""
 
 QUIET = 0.1
-"""The quantile of times that counts. On two cores that other work kept busy, six sessions of one model of 0.6 ms agreed within
-1.7 % at this quantile, and within 19 % at the median."""
+"""The quantile of the runs of a turn that counts. On two cores that other work kept busy, six sessions of one model of 0.6 ms
+agreed within 1.7 % at this quantile, and within 19 % at the median."""
 
 PROFILED_EVENTS = 8_000
 """After about so many kernel calls of one model the profiler is stopped: each takes a kilobyte of text to be read."""
@@ -43,7 +44,7 @@ class ProfileSettings:
     """How long and how to measure; ``threads`` 0 is the runtime's default.
 
     ``seconds``: for all models together, one half with and one without the profiler. ``min_runs``: of each model in each
-    half, however long they take. ``warm_up``: runs of each model before.
+    half, however long they take. ``warm_up``: runs of each model before, for every shape of feeds.
     """
 
     threads: int = 0
@@ -54,11 +55,11 @@ class ProfileSettings:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What was measured of one model: its kernels in the order they run, and ``ms`` of a run, out of ``runs`` whole runs."""
+    """What was measured of one model: its kernels in the order they run, and ``ms`` of a run, over ``turns`` turns."""
 
     kernels: tuple[KernelTime, ...]
     ms: float
-    runs: int
+    turns: int
 
 
 def profile_kernels(model: Path, feeds: Sequence[Feed], settings: ProfileSettings | None = None) -> tuple[KernelTime, ...]:
@@ -104,17 +105,26 @@ def _measure(
     _take_turns(list(runners.values()), feeds, settings, stage)
     kernels = {name: runner.stop_profiling() for name, runner in runners.items()}
     _take_turns(list(runners.values()), feeds, settings, stage)
+    milliseconds = _without_drift([runner.turns for runner in runners.values()]) * 1e3
     return {
-        name: Profile(kernels[name], float(np.quantile(runner.times, QUIET)) * 1e3, len(runner.times))
-        for name, runner in runners.items()
+        name: Profile(kernels[name], float(ms), len(runner.turns))
+        for (name, runner), ms in zip(runners.items(), milliseconds, strict=True)
     }
+
+
+def _without_drift(turns: Sequence[Sequence[float]]) -> Array:
+    """(models, rounds) -> (models,): the median of each model's share of its round, in seconds of a median round."""
+    seconds = np.array(turns)
+    rounds = np.exp(np.log(seconds).mean(axis=0))
+    shares: Array = np.median(seconds / rounds, axis=1) * np.median(rounds)
+    return shares
 
 
 def _take_turns(runners: Sequence[_Runner], feeds: Sequence[Feed], settings: ProfileSettings, stage: Stage) -> None:
     """Let the models run in turns until their half of the time is over, at least ``min_runs`` each."""
     start, turn = perf_counter(), 0
     for runner in runners:
-        runner.times.clear()
+        runner.turns.clear()
     waiting = list(runners)
     while waiting:
         for runner in waiting:
@@ -134,53 +144,65 @@ class _Runner:
         opening = SessionSettings(settings.threads, optimized_model=optimized, spinning=False, profile=files)
         self.session = open_session(model, opening)
         self.graph = _main_graph(optimized)
-        self.times: list[float] = []
+        self.turns: list[float] = []
+        """Seconds of a run in each turn."""
+        self.profiled: list[int | None] = []
+        """The turn of each run since the session was opened, None for those that do not count."""
         self.profiling = True
-        self.fastest = math.inf
         shapes = {tuple(sorted((name, np.shape(array)) for name, array in feed.items())): feed for feed in feeds}
-        first = [feed for feed in shapes.values() for _ in range(settings.warm_up)]
-        for feed in first:
-            self.fastest = min(self.fastest, self._time(feed))
-        self.warm_up = len(first)
-        self.repeats = math.ceil(TURN_SECONDS / self.fastest)
+        first = [self._time(feed, None) for feed in shapes.values() for _ in range(settings.warm_up)]
+        self.fastest = min(first, default=0.0)
 
     @property
     def has_enough(self) -> bool:
         """Whether the profiler runs and has written enough."""
-        return self.profiling and len(self.times) * len(self.graph) > PROFILED_EVENTS
+        return self.profiling and len(self.profiled) * len(self.graph) > PROFILED_EVENTS
 
     def turn(self, feed: Feed) -> None:
-        """Run for a while."""
-        self.times += [self._time(feed) for _ in range(self.repeats)]
+        """Run for a while; the first run does not count."""
+        start = perf_counter()
+        self._time(feed, None)
+        times = [self._time(feed, len(self.turns))]
+        while perf_counter() - start < TURN_SECONDS:
+            times.append(self._time(feed, len(self.turns)))
+        self.turns.append(float(np.quantile(times, QUIET)))
 
     def stop_profiling(self) -> tuple[KernelTime, ...]:
-        """The kernels of the runs since the warm-up."""
-        events = [event for event in self.session.stop_profiling() if event.run >= self.warm_up]
+        """The kernels of the runs that count."""
         self.profiling = False
-        return summarize_events(events, self.graph)
+        turns: dict[int, list[KernelEvent]] = {}
+        for event in self.session.stop_profiling():
+            turn = self.profiled[event.run]
+            if turn is not None:
+                turns.setdefault(turn, []).append(event)
+        return summarize_events(list(turns.values()), self.graph)
 
-    def _time(self, feed: Feed) -> float:
+    def _time(self, feed: Feed, turn: int | None) -> float:
+        self.profiled.append(turn)
         start = perf_counter()
         self.session.run(feed)
         return perf_counter() - start
 
 
-def summarize_events(events: Sequence[KernelEvent], graph: Sequence[NodeFacts]) -> tuple[KernelTime, ...]:
-    """Kernel calls of several runs as one list in the order of the last run; ``graph``: the runtime's own, as it saved it.
+def summarize_events(turns: Sequence[Sequence[KernelEvent]], graph: Sequence[NodeFacts]) -> tuple[KernelTime, ...]:
+    """Kernel calls as one list in the order of the last run; ``turns``: (turns, calls); ``graph``: the runtime's own.
 
     The runtime saves its graph in the order in which it runs it, and leaves nodes unnamed there that have a made-up name in
     the profile, so the two are joined by position. Where they do not fit each other, tensors are unknown.
     """
-    runs: dict[int, list[KernelEvent]] = {}
-    for event in events:
-        runs.setdefault(event.run, []).append(event)
-    if not runs:
+    if not turns:
         return ()
-    last = runs[max(runs)]
+    last = [event for event in turns[-1] if event.run == turns[-1][-1].run]
     order = [event.name for event in last]
-    same = [run for run in runs.values() if [event.name for event in run] == order]
-    table = np.array([[event.microseconds for event in run] for run in same])  # (runs, kernels)
-    times = np.quantile(table, QUIET, axis=0) / 1e3
+    quiet: list[Array] = []
+    for turn in turns:
+        runs: dict[int, list[KernelEvent]] = {}
+        for event in turn:
+            runs.setdefault(event.run, []).append(event)
+        same = [[event.microseconds for event in run] for run in runs.values() if [event.name for event in run] == order]
+        if same:
+            quiet.append(np.quantile(np.array(same), QUIET, axis=0))  # (runs, kernels) -> (kernels,)
+    times = np.median(quiet, axis=0) / 1e3
     fits = [node.op_type for node in graph] == [event.kernel for event in last]
     tensors = [(node.inputs, node.outputs) for node in graph] if fits else [((), ())] * len(last)
     return tuple(

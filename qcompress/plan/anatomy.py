@@ -18,7 +18,8 @@ class Anatomy:
     ``inputs``: node -> tensors it reads, constants left out. ``outputs``: node -> tensors it writes. ``producers``:
     tensor -> node. ``readers``: tensor -> nodes. ``settled``: tensor -> the tensor that stands for it, behind the Relu or Clip that a layer absorbs.
     ``weights``: node -> its weights and their elements; weights inside a body belong to the node that has the body.
-    ``whole``: nodes whose integer kernel must write integers. ``entries``: inputs of the model. ``exits``: its outputs.
+    ``whole``: nodes whose integer kernel must write integers. ``convertible``: nodes whose float weight the runtime quantizes
+    itself when both neighbours are integers. ``entries``: inputs of the model. ``exits``: its outputs.
     """
 
     nodes: tuple[str, ...]
@@ -29,6 +30,7 @@ class Anatomy:
     settled: Mapping[str, str]
     weights: Mapping[str, Mapping[str, int]]
     whole: frozenset[str]
+    convertible: frozenset[str]
     entries: frozenset[str]
     exits: frozenset[str]
 
@@ -61,8 +63,17 @@ def anatomy(model: Model, layers: Sequence[Layer]) -> Anatomy:
         | {name: name for name in entries},
         weights=weights,
         whole=frozenset(name for name, node in nodes.items() if needs_integer_output(node)),
+        convertible=frozenset(name for name, node in nodes.items() if _is_convertible(node)),
         entries=frozenset(entries),
         exits=frozenset(_name(value) for value in graph.outputs),
+    )
+
+
+def _is_convertible(node: Node) -> bool:
+    return (
+        not node.domain
+        and node.op_type in ("Conv", "Gemm")
+        and all(is_constant(value) for value in node.inputs[1:] if value)
     )
 
 

@@ -139,7 +139,7 @@ class _Ledger:
                 return name
         bare = _bare(kernel.name)
         for name in (kernel.name, bare):
-            if name in self.anatomy.outputs and self.anatomy.outputs[name]:
+            if self.anatomy.outputs.get(name):
                 return self._settled(self.anatomy.outputs[name][0])
             if name in self.anatomy.producers:
                 return name

@@ -1,10 +1,10 @@
 """Milliseconds of any assignment of forms, put together from those of the variants that were measured.
 
 Every node computes in some arithmetic behind a layer of some arithmetic; every tensor is written and read by kernels of some
-arithmetic. Where variants had the same node, or tensor, in the same surroundings, their measured times count. Where none
-had, a border costs what quantizing and dequantizing that tensor took elsewhere, else what its elements suggest. What then
-still differs from the measured totals is spread over assignments by how much they resemble each variant: an assignment that
-was measured is estimated exactly.
+arithmetic. Where variants had the same node, or tensor, in the same surroundings, the mean of their measured times counts,
+in which a variant weighs more the more it resembles the assignment as a whole: one that was measured is estimated as it was
+measured. Where no variant had them, a border costs what quantizing and dequantizing that tensor took elsewhere, else what
+its elements suggest.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from qcompress.plan.surroundings import CODES, FLOAT, Chart, Surroundings
 from qcompress.types import Array, Form
 
 _NEAR = 1e-6
-"""Added to squared distances, which are at most 1: at a measured assignment its own total outweighs all others."""
+"""Added to squared distances, which are at most 1: at a measured assignment its own times outweigh all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,22 +68,19 @@ class Estimator:
         self._node_signs = np.stack([seen.node_signs for seen in self._seen])
         self._tensor_signs = np.stack([seen.tensor_signs for seen in self._seen])  # (variants, tensors)
         self._node_ms = np.stack([self._chart.of_nodes(item.charges.nodes) for item in variants])
+        longest = self._node_ms.max(axis=0)
+        self._weights = longest / max(float(longest.sum()), 1e-9)
         self._elsewhere = self._largest_by_arithmetic()
         self._fit_borders(variants)
-        self._weights = self._node_ms.max(axis=0) / max(float(self._node_ms.max(axis=0).sum()), 1e-9)
-        sums = [float(nodes.sum() + borders.sum()) for nodes, borders in map(self._parts, self._seen)]
-        self._factors = np.array([item.ms / max(ms, 1e-9) for item, ms in zip(variants, sums, strict=True)])
 
     def milliseconds(self, chosen: Mapping[str, Form | Keep], placement: Placement) -> float:
         """Milliseconds of a run when the weights take the chosen forms and integers flow as in ``placement``."""
-        seen = self._surroundings(chosen, placement)
-        nodes, borders = self._parts(seen)
-        return float(nodes.sum() + borders.sum()) * self._factor(seen)
+        nodes, borders = self._parts(self._surroundings(chosen, placement))
+        return float(nodes.sum() + borders.sum())
 
     def parts(self, chosen: Mapping[str, Form | Keep], placement: Placement) -> tuple[dict[str, float], dict[str, float]]:
         """Node -> milliseconds, and tensor -> milliseconds at its border; together they are ``milliseconds``."""
-        seen = self._surroundings(chosen, placement)
-        nodes, borders = (part * self._factor(seen) for part in self._parts(seen))
+        nodes, borders = self._parts(self._surroundings(chosen, placement))
         return (
             {name: float(ms) for name, ms in zip(self._chart.nodes, nodes, strict=True) if ms},
             {name: float(ms) for name, ms in zip(self._chart.tensors, borders, strict=True) if ms},
@@ -95,16 +92,17 @@ class Estimator:
 
     def _parts(self, seen: Surroundings) -> tuple[Array, Array]:
         """(nodes,) and (tensors,) milliseconds."""
-        nodes, known = _mean_of_equal(seen.node_signs, self._node_signs, self._node_ms)
+        nearness = self._nearness(seen)
+        nodes, known = _mean_of_equal(seen.node_signs, self._node_signs, self._node_ms, nearness)
         other = self._elsewhere[seen.arithmetic, np.arange(len(nodes))]
-        borders, met = _mean_of_equal(seen.tensor_signs, self._tensor_signs, self._border_ms)
+        borders, met = _mean_of_equal(seen.tensor_signs, self._tensor_signs, self._border_ms, nearness)
         return np.where(known, nodes, other), np.where(met, borders, self._unmet(seen))
 
-    def _factor(self, seen: Surroundings) -> float:
-        """What the sum of parts is multiplied with: the factors of the variants, the nearer the more."""
+    def _nearness(self, seen: Surroundings) -> Array:
+        """(variants,): how much an assignment resembles each variant, by the share of time spent in another arithmetic."""
         distances = ((self._arithmetic != seen.arithmetic) * self._weights).sum(axis=1)
-        nearness = 1.0 / (distances**2 + _NEAR)
-        return float((self._factors * nearness).sum() / nearness.sum())
+        nearness: Array = 1.0 / (distances**2 + _NEAR)
+        return nearness
 
     def _largest_by_arithmetic(self) -> Array:
         """(arithmetics, nodes): the longest time of each node in that arithmetic, that in float where it was not measured.
@@ -141,11 +139,18 @@ class Estimator:
         return np.where(untouched, cost + self._border_ms[0], cost)
 
 
-def _mean_of_equal(signs: Array, measured: Array, ms: Array) -> tuple[Array, Array]:
-    """Mean over the variants with equal signs, and whether there are any: (items,), (variants, items) twice -> (items,)."""
-    equal = measured == signs
-    count = equal.sum(axis=0)
-    return (equal * ms).sum(axis=0) / np.maximum(count, 1), count > 0
+def _mean_of_equal(signs: Array, measured: Array, ms: Array, nearness: Array) -> tuple[Array, Array]:
+    """Mean over the variants with equal signs, the nearer the more, and whether there are any; (items,) each.
+
+    Args:
+        signs: (items,).
+        measured: (variants, items), their signs.
+        ms: (variants, items).
+        nearness: (variants,).
+    """
+    shares = (measured == signs) * nearness[:, None]
+    total = shares.sum(axis=0)
+    return (shares * ms).sum(axis=0) / np.maximum(total, 1e-12), total > 0.0
 
 
 def _measured_or_rate(ms: Array, elements: Array) -> Array:

@@ -61,6 +61,9 @@ class Chart:
                 self._users.setdefault(weight, []).append(self._index[name])
         self._layers = np.array([name in anatomy.weights for name in self.nodes], dtype=bool)
         self._leaders = self._find_leaders(anatomy)
+        convertible = [self._index[name] for name in self.nodes if name in anatomy.convertible and anatomy.inputs[name]]
+        self._convertible = np.array(convertible, dtype=np.int64)
+        sources = [anatomy.settled.get(anatomy.inputs[self.nodes[index]][0], "") for index in convertible]
         self._whole = np.array([name in anatomy.whole for name in self.nodes] + [False], dtype=bool)
         producers = np.full(len(self.tensors), len(self.nodes))  # one past the last: the model's inputs
         for tensor, node in anatomy.producers.items():
@@ -77,6 +80,7 @@ class Chart:
         self._read = np.array(edges, dtype=np.int64).reshape(-1, 2)
         self._exits = np.array([name in anatomy.exits for name in self.tensors], dtype=np.int64)
         first = [anatomy.outputs[name][:1] for name in self.nodes]
+        self._read_by_convertible = np.array([self._places[name] for name in sources], dtype=np.int64)
         self._written_by = np.array(
             [self._places[anatomy.settled[names[0]]] if names else 0 for names in first], dtype=np.int64
         )
@@ -89,22 +93,38 @@ class Chart:
             if code not in (FLOAT, STATIC):
                 arithmetic[self._users.get(weight, [])] = code
         arithmetic[[self._index[name] for name in integer_nodes if name in self._index]] = STATIC
-        own = arithmetic[:-1]
-        zone = np.append(np.where(self._layers | (own == STATIC), own, arithmetic[self._leaders]), FLOAT)
-        readers = arithmetic[self._read[:, 1]]
-        static = self._count(readers == STATIC)
-        dynamic = self._count(readers == DYNAMIC)
-        plain = self._count((readers != STATIC) & (readers != DYNAMIC)) + self._exits
         scaled = np.zeros(len(self.tensors), dtype=bool)
         scaled[[self._places[name] for name in quantized if name in self._places]] = True
-        written = (arithmetic[self._producers] == STATIC) & (
-            self._whole[self._producers] | (scaled & (plain + dynamic == 0))
-        )
+        self._convert(arithmetic, scaled)
+        own = arithmetic[:-1]
+        zone = np.append(np.where(self._layers | (own == STATIC), own, arithmetic[self._leaders]), FLOAT)
+        written, static, dynamic, plain = self._flow(arithmetic, scaled)
         moved = zone[self._producers] == STATIC
         bits = (written, moved, plain > 0, static > 0, dynamic > 0)
         tensor_signs = sum(bit.astype(np.int64) << index for index, bit in enumerate(bits))
         node_signs = own | (zone[:-1] << 4) | (written[self._written_by].astype(np.int64) << 8)
         return Surroundings(own, node_signs, np.asarray(tensor_signs), written, moved, static, dynamic, plain)
+
+    def _flow(self, arithmetic: Array, scaled: Array) -> tuple[Array, Array, Array, Array]:
+        """(tensors,) each: whether an integer kernel writes it, how many read it as static and dynamic integers, as floats."""
+        readers = arithmetic[self._read[:, 1]]
+        static = self._count(readers == STATIC)
+        dynamic = self._count(readers == DYNAMIC)
+        plain = self._count((readers != STATIC) & (readers != DYNAMIC)) + self._exits
+        must = self._whole[self._producers] | (scaled & (plain + dynamic == 0))
+        return (arithmetic[self._producers] == STATIC) & must, static, dynamic, plain
+
+    def _convert(self, arithmetic: Array, scaled: Array) -> None:
+        """Make static what the runtime makes so: a convolution in float that reads integers and whose readers all want them.
+
+        It quantizes the weight itself when it loads the model (its pass is called WeightBiasQuantization).
+        """
+        if not len(self._convertible):
+            return
+        written, static, dynamic, plain = self._flow(arithmetic, scaled)
+        wanted = (static > 0) & (plain + dynamic == 0)
+        both = written[self._read_by_convertible] & wanted[self._written_by[self._convertible]]
+        arithmetic[self._convertible[both & (arithmetic[self._convertible] == FLOAT)]] = STATIC
 
     def of_nodes(self, charges: Mapping[str, float]) -> Array:
         """(nodes,) from node -> number."""

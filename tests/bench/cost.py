@@ -56,9 +56,7 @@ class Bench:
         dataset = open_dataset(str(data), prepared.inputs, DataOptions(), output_names=names)
         parts = cut(dataset.limit(12), 0.25, 0)
         feeds = [batch.feed for batch in parts.fit.batches()][:4]
-        work = Workplace(
-            prepared, find_layers(prepared), recipe, parts, observe_shapes(prepared, feeds[0]), threads, SILENT
-        )
+        work = Workplace(prepared, find_layers(prepared), recipe, parts, observe_shapes(prepared, feeds[0]), threads, SILENT)
         preferences = {"static": STATIC, "dynamic": DYNAMIC, "weights": WEIGHTS}
         choices = {name: choose_forms(work.layers, item, recipe, work.shapes) for name, item in preferences.items()}
         return cls(work, feeds, choices)
