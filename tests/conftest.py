@@ -25,6 +25,8 @@ def no_options_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: p
     for key in [key for key in os.environ if key.startswith("QCOMPRESS_")]:
         monkeypatch.delenv(key)
     monkeypatch.setenv("QCOMPRESS_CACHE", str(tmp_path_factory.mktemp("measurements")))
+    monkeypatch.setattr("qcompress.planning.make.SECONDS_TO_PROFILE", 0.3)  # tests need costs, not good ones
+    monkeypatch.setattr("qcompress.planning.make.SECONDS_TO_TIME", 0.2)
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,10 @@ CHOOSING_SAMPLES = 32
 
 FEEDS_TO_TIME = 4
 
-SECONDS_TO_TIME = 3.0
+SECONDS_TO_TIME = 2.0
+
+SECONDS_TO_PROFILE = 6.0
+"""For all variants together; slow models take longer, three runs of each."""
 
 SLOW_RUN = 0.3
 """Seconds of a run from which borders are estimated by their elements instead of being measured in models of their own."""
@@ -142,7 +145,7 @@ def explore(work: Workplace, settings: PlanSettings) -> Exploration:
         if seconds_per_run(work.model.path, timing[0], settings.target_threads) < SLOW_RUN:
             measured |= {"first turn": turns[0], "second turn": turns[1]}
         variants = {name: assemble(work, chosen, fitted) for name, chosen in measured.items()}
-        profiling = ProfileSettings(threads=settings.target_threads)
+        profiling = ProfileSettings(threads=settings.target_threads, seconds=SECONDS_TO_PROFILE)
         measurements.costs = measure_costs(work.model, work.layers, variants, timing, profiling, progress)
         measurements.save()
     estimator = Estimator(work.model, work.layers, measurements.costs, work.shapes)

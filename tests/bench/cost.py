@@ -4,7 +4,8 @@
 
 For each model (MODEL.onnx in models/ with data in data/MODEL/calib.npz, or beside it as MODEL.calib.npz) it measures the cost
 table, then predicts float time / variant time for all float, static, dynamic and stored weights and for random mixtures, and
-measures the same with both models in turns. It prints the error of every prediction and their median.
+measures the same with all of them taking turns (--latency: also each against float alone, which takes longer and is disturbed
+more by other work). It prints the error of every prediction and their median.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -23,7 +24,7 @@ from qcompress.data import DataOptions, cut, open_dataset
 from qcompress.decisions import Keep
 from qcompress.graph import save_model
 from qcompress.measure import LatencySettings, measure_latency
-from qcompress.measure.profile import ProfileSettings
+from qcompress.measure.profile import ProfileSettings, profile_models
 from qcompress.operators import find_layers
 from qcompress.pipeline import load_prepared
 from qcompress.plan.choose import DYNAMIC, STATIC, WEIGHTS, choose_forms
@@ -72,7 +73,7 @@ class Bench:
         return mixed
 
 
-def measure(bench: Bench, name: str, seconds: float, mixed: int, alternate: bool) -> list[tuple[str, ...]]:
+def measure(bench: Bench, name: str, seconds: float, mixed: int, alternate: bool, latency: bool) -> list[tuple[str, ...]]:
     """Rows of one model: assignment, estimated and measured ratio, error."""
     work = bench.work
     variants = dict(bench.choices)
@@ -87,27 +88,36 @@ def measure(bench: Bench, name: str, seconds: float, mixed: int, alternate: bool
     table = measure_costs(work.model, work.layers, {key: plans[key] for key in variants}, bench.feeds, settings)
     took = time.perf_counter() - started
     estimator = Estimator(work.model, work.layers, table, work.shapes)
+    plain: Choice = {layer.name: Keep("float") for layer in work.layers}
+    assignments = {"float": plain, **bench.choices, **mixtures}
     rows: list[tuple[str, ...]] = []
     errors: list[float] = []
     with TemporaryDirectory() as folder:
-        plain = {layer.name: Keep("float") for layer in work.layers}
-        for key, choice in {"float": plain, **bench.choices, **mixtures}.items():
-            path = Path(folder) / "variant.onnx"
+        files = {"": work.model.path}
+        for index, key in enumerate(assignments):
+            files[key] = Path(folder) / f"{index}.onnx"
             variant = work.model.clone()
             if key in plans:
                 apply_plan(plans[key], variant)
-            save_model(variant, path)
+            save_model(variant, files[key])
+        profiles = profile_models(files, bench.feeds, ProfileSettings(work.threads, seconds * len(files) / 4))
+        for key, choice in assignments.items():
             placement = work.place(choice)
             started = time.perf_counter()
             estimated = table.source_ms / estimator.milliseconds(choice, placement)
             pause = time.perf_counter() - started
-            limits = replace(LatencySettings(work.threads), budget_seconds=3.0)
-            report = measure_latency(work.model.path, path, bench.feeds, limits)
-            measured = report.speedup.value
+            measured = profiles[""].ms / profiles[key].ms
             errors.append(abs(estimated / measured - 1.0))
-            rows.append((name, key, f"{estimated:.3f}", f"{measured:.3f}", f"{estimated / measured - 1.0:+.1%}"))
-    remark = f"median error {median(errors):.1%}; table in {took:.0f} s; one estimate {pause * 1e3:.2f} ms"
-    return [*rows, (name, remark, "", "", f"{max(errors):.1%} at most")]
+            speedup = f"{_speedup(bench, files[key]):.3f}" if latency else ""
+            figures = f"{estimated:.3f}", f"{measured:.3f}", f"{estimated / measured - 1.0:+.1%}"
+            rows.append((name, key, f"{profiles[key].ms:.3f}", *figures, speedup))
+    remark = f"median {median(errors):.1%}, most {max(errors):.1%}"
+    return [*rows, (name, f"{took:.0f} s, {pause * 1e3:.2f} ms an estimate", "", "", "", remark, "")]
+
+
+def _speedup(bench: Bench, file: Path) -> float:
+    limits = LatencySettings(bench.work.threads, budget_seconds=3.0)
+    return measure_latency(bench.work.model.path, file, bench.feeds, limits).speedup.value
 
 
 def main() -> None:
@@ -120,14 +130,16 @@ def main() -> None:
     options.add_argument("--seconds", type=float, default=8.0)
     options.add_argument("--mixed", type=int, default=6)
     options.add_argument("--no-alternating", action="store_true", help="leave out the variants of alternating layers")
+    options.add_argument("--latency", action="store_true", help="also measure each against float alone")
     given = options.parse_args()
+    columns = ("model", "assignment", "ms", "estimated", "measured", "error", "against float alone")
     for name in given.models:
         folders = (given.models_in or given.zoo / "models", given.zoo)
         model = next(path for folder in folders if (path := folder / f"{name}.onnx").is_file())
         data = given.zoo / "data" / name / "calib.npz"
         bench = Bench.open(model, data if data.is_file() else given.zoo / f"{name}.calib.npz", given.threads)
-        rows = measure(bench, name, given.seconds, given.mixed, not given.no_alternating)
-        print(render_table("", ("model", "assignment", "estimated", "measured", "error"), rows, "table"), flush=True)
+        rows = measure(bench, name, given.seconds, given.mixed, not given.no_alternating, given.latency)
+        print(render_table("", columns, rows, "table"), flush=True)
 
 
 if __name__ == "__main__":

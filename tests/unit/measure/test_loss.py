@@ -22,7 +22,7 @@ def softmax(scores: Array) -> Array:
 
 def divergence_loss(first: Array, second: Array) -> Array:
     p, q = softmax(first), softmax(second)
-    return 1.0 - np.exp(-np.sum(p * (np.log(p) - np.log(q)), axis=1))
+    return 1.0 - np.exp(-np.sum(p * (np.log(p) - np.log(q)), axis=1) / 2)
 
 
 def signature(name: str, *shape: int | str | None, dtype: str = "float32") -> TensorSignature:
@@ -99,7 +99,7 @@ def test_where_float_itself_is_not_finite_nothing_is_compared(how: Yardstick) ->
 def test_zeros_where_probabilities_were_tiny_cost_little() -> None:
     probabilities = np.array([[0.98, 0.0199, 0.0001]], np.float32)
     assert losses(PROBABILITIES, probabilities, np.array([[0.98, 0.02, 0.0]], np.float32), 1)[0] < 0.002
-    assert losses(PROBABILITIES, probabilities, np.zeros((1, 3), np.float32), 1)[0] > 0.5
+    assert losses(PROBABILITIES, probabilities, np.zeros((1, 3), np.float32), 1)[0] > 0.3
 
 
 def test_all_zero_another_shape_and_opposite_directions_are_total_losses() -> None:

@@ -14,7 +14,6 @@ from qcompress.plan.choose import DYNAMIC, MIXED, STATIC, WEIGHTS, choose_forms,
 from qcompress.plan.coverage import as_decisions, coverage
 from qcompress.plan.fit import shift_probes
 from qcompress.plan.placement import place
-from qcompress.plan.worth import losing_nodes
 from qcompress.recipe import Mode, Recipe
 from qcompress.rewrite import apply_plan
 from qcompress.rewrite.bias import shift_biases
@@ -110,17 +109,6 @@ def test_integers_flow_between_the_layers_that_shall(net):
     assert placement.nodes == ("body", "depth", "pool", "flat", "sum", "head")
     assert placement.tensors == ("b", "c", "d", "p", "f", "e", "s")
     assert placement.follows == {"f": "p"}
-
-
-def test_regions_that_do_not_pay_are_named(net):
-    layers = find_layers(net)
-    shapes = observe_shapes(net, FEED)
-    only_depth = {layer.name: Form.STATIC if layer.name == "depth_w" else Form.FOLDED for layer in layers}
-    placement = place(net, static_nodes(net, layers, only_depth, Mode.AUTO), shapes)
-    assert losing_nodes(net, placement, shapes) == {"depth"}
-    chosen = choose_forms(layers, STATIC, Recipe(), shapes)
-    placement = place(net, static_nodes(net, layers, chosen, Mode.AUTO), shapes)
-    assert not losing_nodes(net, placement, shapes)
 
 
 def test_coverage_counts_codes_and_scales(net):

@@ -15,8 +15,7 @@ from qcompress.pipeline import prepared_from
 from qcompress.plan.choose import STATIC, choose_forms, static_nodes
 from qcompress.plan.coverage import as_decisions, coverage
 from qcompress.plan.placement import place
-from qcompress.plan.worth import losing_nodes
-from qcompress.planning import make_plan
+from qcompress.planning import PlanSettings, make_plan
 from qcompress.progress import SILENT
 from qcompress.recipe import Mode, Recipe
 from qcompress.rewrite import apply_plan
@@ -58,12 +57,11 @@ def seconds(path: Path) -> float:
     started = time.process_time()
     model = prepared_from(load_model(path))
     layers = find_layers(model)
-    plan = make_plan(model, Recipe(mode=Mode.WEIGHTS), None, 1, SILENT)
+    plan = make_plan(model, Recipe(mode=Mode.WEIGHTS), None, PlanSettings(), SILENT)
     assert len(coverage(layers, plan.weights)) == len(layers)
     chosen = choose_forms(layers, STATIC, Recipe(), {})
     assert as_decisions(chosen, Recipe().weights)
-    placement = place(model, static_nodes(model, layers, chosen, Mode.AUTO), {})
-    losing_nodes(model, placement, {})
+    assert place(model, static_nodes(model, layers, chosen, Mode.AUTO), {}).nodes
     apply_plan(plan, model)
     assert model.serialize()
     return time.process_time() - started
