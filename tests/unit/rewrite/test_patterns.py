@@ -135,7 +135,6 @@ PATTERNS = {
         "[wa] a = Add (c, three) \n [wb] d = Clip (a, zero, six) \n [wc] m = Mul (c, d) \n [wd] r = Div (m, six)",
         {"QLinearConv": 2},
         NUMBERS,
-        whole=("wc",),  # the preparation makes a HardSigmoid of the others
     ),
     "hard-sigmoid gate": between("[wa] h = HardSigmoid (c) \n [wb] r = Mul (c, h)", {"QLinearConv": 2}, whole=("wa", "wb")),
     "an output between convolutions": between(
