@@ -17,7 +17,7 @@ class Anatomy:
 
     ``inputs``: node -> tensors it reads, constants left out. ``outputs``: node -> tensors it writes. ``producers``:
     tensor -> node. ``readers``: tensor -> nodes. ``settled``: tensor -> the tensor that stands for it, behind the Relu or Clip that a layer absorbs.
-    ``weights``: node -> its weights and their elements; weights inside a body belong to the node that has the body.
+    ``weights``: node -> its weights (biases left out) and their elements; weights inside a body belong to the node that has the body.
     ``whole``: nodes whose integer kernel must write integers. ``convertible``: nodes whose float weight the runtime quantizes
     itself when both neighbours are integers. ``entries``: inputs of the model. ``exits``: its outputs.
     """
@@ -46,7 +46,7 @@ def anatomy(model: Model, layers: Sequence[Layer]) -> Anatomy:
         size = 1
         for dim in layer.shape:
             size *= dim
-        for use in layer.uses:
+        for use in (use for use in layer.uses if use.is_weight):
             weights.setdefault(_name(outer.get(use.node, use.node)), {})[layer.name] = size
     inputs = {name: tuple(dict.fromkeys(_name(value) for value in _read(node))) for name, node in nodes.items()}
     readers: dict[str, tuple[str, ...]] = {}

@@ -90,10 +90,10 @@ class _Ledger:
             self._charge(self.quantize, self._nearest(source, forward=True), kernel)
         elif kernel.kernel == "DequantizeLinear" and source:
             self._charge(self.dequantize, self._nearest(source, forward=False), kernel)
+        elif kernel.kernel in _LAYOUT and source and self._settled(target or source) == self._settled(source):
+            self._charge(self.layout, self._settled(source), kernel)
         elif target:
             self._compute(kernel, target)
-        elif kernel.kernel in _LAYOUT and source:
-            self._charge(self.layout, self._settled(source), kernel)
         else:
             for name in kernel.outputs[:1] or ("",):
                 self.carried[name] = self.carried.get(name, 0.0) + self._with_carried(kernel)
@@ -107,7 +107,7 @@ class _Ledger:
         table[tensor] = table.get(tensor, 0.0) + self._with_carried(kernel)
 
     def _with_carried(self, kernel: KernelTime) -> float:
-        return kernel.ms + sum(self.carried.pop(name, 0.0) for name in kernel.inputs)
+        return kernel.ms + sum(self.carried.pop(name, 0.0) for name in kernel.inputs or ("",))
 
     def _compute(self, kernel: KernelTime, target: str) -> None:
         """Charge a kernel that computes ``target`` to the nodes it covers."""
@@ -115,7 +115,8 @@ class _Ledger:
         covers = self._uncovered(last)
         self.covered.update(covers)
         weighted = {name: sum(self.anatomy.weights[name].values()) for name in covers if name in self.anatomy.weights}
-        shares = weighted or {last: 1}
+        named = _bare(kernel.name)
+        shares = weighted or {named if named in covers else last: 1}
         ms, whole = self._with_carried(kernel), sum(shares.values())
         for name, share in shares.items():
             self.nodes[name] = self.nodes.get(name, 0.0) + ms * share / max(whole, 1)
@@ -135,7 +136,7 @@ class _Ledger:
     def _target(self, kernel: KernelTime) -> str:
         """The tensor of the prepared model that the kernel computes, empty for inserted nodes."""
         for name in kernel.outputs:
-            if name in self.anatomy.producers and kernel.kernel not in ("ReorderOutput", "ReorderInput"):
+            if name in self.anatomy.producers:
                 return name
         bare = _bare(kernel.name)
         for name in (kernel.name, bare):

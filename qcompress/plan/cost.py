@@ -67,7 +67,7 @@ class CostTable:
     """Measured costs of one model on one machine.
 
     ``source``: digest of the model file. ``source_ms``: of the model as the user gave it, which speed-up is measured
-    against. ``variants``: in the order of trust: where two variants agree about a node's surroundings the first one counts.
+    against. ``variants``: the float model first.
     """
 
     source: str
@@ -91,7 +91,9 @@ class CostTable:
             content = json.loads(text)
             if content["version"] != COST_VERSION:
                 raise RecipeError(f"the cost file has version {content['version']}, not {COST_VERSION}", "measure it again")
-            machine = content["machine"]
+            machine, variants = content["machine"], content["variants"]
+            if next(iter(variants), None) != FLOAT:
+                raise ValueError("the first variant is not the float model")
             return cls(
                 source=str(content["source"]),
                 source_ms=_milliseconds(content["source_ms"]),
@@ -102,7 +104,7 @@ class CostTable:
                     int(machine["threads"]),
                     str(machine["runtime"]),
                 ),
-                variants={str(name): _variant(item) for name, item in content["variants"].items()},
+                variants={str(name): _variant(item) for name, item in variants.items()},
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RecipeError(f"this is not a cost file: {error!r}", "leave it out to have the costs measured") from error

@@ -100,7 +100,8 @@ def test_a_conversion_that_was_moved_belongs_to_its_tensor(residual):
 
 def test_without_tensors_names_and_order_are_enough(residual):
     found = attribute([KernelTime(item.name, item.kernel, item.ms) for item in FLOAT], residual)
-    assert found.nodes == {"one": 10.0, "two": 20.0, "turn": 4.0, "three": 30.0}
+    assert found.nodes == {"one": 11.0, "two": 20.0, "turn": 4.0, "three": 30.0}
+    assert found.layout == {"e": 2.0, "y": 3.0}
     assert found.total == pytest.approx(sum(item.ms for item in FLOAT))
 
 
