@@ -25,7 +25,10 @@ from qcompress.types import Array, Feed
 
 TURN_SECONDS = 0.02
 """A turn is at least this long, and its first run does not count: that one finds the caches full of another model's data
-(a model of 0.6 ms took 1.5 ms)."""
+(a model of 0.6 ms took 1.5 ms). A single run that long counts: refilling caches takes milliseconds at most."""
+
+PROFILED_SHARE = 1 / 3
+"""The part of the time that is spent with the profiler on."""
 
 SLOW_SECONDS = 0.25
 """Models whose run takes this long are measured one after the other: open together they would take too much memory, and
@@ -43,8 +46,8 @@ PROFILED_EVENTS = 8_000
 class ProfileSettings:
     """How long and how to measure; ``threads`` 0 is the runtime's default.
 
-    ``seconds``: for all models together, one half with and one without the profiler. ``min_runs``: of each model in each
-    half, however long they take. ``warm_up``: runs of each model before, for every shape of feeds.
+    ``seconds``: for all models together, a third with and the rest without the profiler. ``min_runs``: of each model in each
+    part, however long they take. ``warm_up``: runs of each model before, for every shape of feeds.
     """
 
     threads: int = 0
@@ -101,27 +104,34 @@ def profile_models(
 def _measure(
     runners: Mapping[str, _Runner], feeds: Sequence[Feed], settings: ProfileSettings, stage: Stage
 ) -> dict[str, Profile]:
-    """Both halves of the measurement for models that are open together."""
-    _take_turns(list(runners.values()), feeds, settings, stage)
-    kernels = {name: runner.stop_profiling() for name, runner in runners.items()}
-    _take_turns(list(runners.values()), feeds, settings, stage)
-    milliseconds = _without_drift([runner.turns for runner in runners.values()]) * 1e3
+    """Both parts of the measurement for models that are open together."""
+    everyone = list(runners.values())
+    _take_turns(everyone, feeds, replace(settings, seconds=settings.seconds * PROFILED_SHARE), stage)
+    kernels = [runner.stop_profiling() for runner in everyone]
+    _take_turns(everyone, feeds, replace(settings, seconds=settings.seconds * (1.0 - PROFILED_SHARE)), stage)
+    shares = _without_drift([runner.turns for runner in everyone])
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for index, found in enumerate(kernels):
+        groups.setdefault(tuple(kernel.kernel for kernel in found), []).append(index)
+    for group in groups.values():  # variants of one model that run the same kernels are one model, measured several times
+        shares[group] = shares[group].mean(axis=0)
+    times = np.median(shares, axis=1) * 1e3
     return {
-        name: Profile(kernels[name], float(ms), len(runner.turns))
-        for (name, runner), ms in zip(runners.items(), milliseconds, strict=True)
+        name: Profile(kernels[index], float(times[index]), len(runner.turns))
+        for index, (name, runner) in enumerate(runners.items())
     }
 
 
 def _without_drift(turns: Sequence[Sequence[float]]) -> Array:
-    """(models, rounds) -> (models,): the median of each model's share of its round, in seconds of a median round."""
+    """(models, rounds): each model's share of its round, in seconds of a median round."""
     seconds = np.array(turns)
     rounds = np.exp(np.log(seconds).mean(axis=0))
-    shares: Array = np.median(seconds / rounds, axis=1) * np.median(rounds)
+    shares: Array = seconds / rounds * np.median(rounds)
     return shares
 
 
 def _take_turns(runners: Sequence[_Runner], feeds: Sequence[Feed], settings: ProfileSettings, stage: Stage) -> None:
-    """Let the models run in turns until their half of the time is over, at least ``min_runs`` each."""
+    """Let the models run in turns until the time is over, at least ``min_runs`` each."""
     start, turn = perf_counter(), 0
     for runner in runners:
         runner.turns.clear()
@@ -130,7 +140,7 @@ def _take_turns(runners: Sequence[_Runner], feeds: Sequence[Feed], settings: Pro
         for runner in waiting:
             runner.turn(feeds[turn % len(feeds)])
         turn += 1
-        over = perf_counter() - start > settings.seconds / 2
+        over = perf_counter() - start > settings.seconds
         waiting = [runner for runner in waiting if turn < settings.min_runs or not (over or runner.has_enough)]
         stage.advance()
 
@@ -159,9 +169,10 @@ class _Runner:
         return self.profiling and len(self.profiled) * len(self.graph) > PROFILED_EVENTS
 
     def turn(self, feed: Feed) -> None:
-        """Run for a while; the first run does not count."""
+        """Run for a while; the first run of a fast model does not count."""
         start = perf_counter()
-        self._time(feed, None)
+        if self.fastest < TURN_SECONDS:
+            self._time(feed, None)
         times = [self._time(feed, len(self.turns))]
         while perf_counter() - start < TURN_SECONDS:
             times.append(self._time(feed, len(self.turns)))

@@ -121,7 +121,7 @@ def test_the_model_in_a_pipe_is_the_model_in_a_file(mlp: Sample, tmp_path: Path,
     piped = command(*quick(mlp, "-", "--report", tmp_path / "r.json"), text=False)
     assert piped.returncode == 0, piped.stderr
     assert piped.stdout == (tmp_path / "file.onnx").read_bytes()
-    assert b"hidden_bias" in piped.stderr
+    assert b"accuracy_budget" in piped.stderr
     assert json.loads((tmp_path / "r.json").read_text())["target"] == "-"
 
 

@@ -103,7 +103,7 @@ def test_the_frontier_is_listed_and_a_point_of_it_written(calib: Path, costs: Pa
         done("compress", DIGITS, "-o", target, *words, "--pick", "2", "--no-latency", "--format", "json").stdout
     )
     (gate,) = [gate for gate in report["gates"] if gate["name"] == "accuracy_budget"]
-    assert gate["value"] == pytest.approx(points[1]["loss"])
+    assert gate["value"] == pytest.approx(points[1]["loss"], rel=1e-4)
     assert target.stat().st_size == pytest.approx(points[1]["size_bytes"], rel=0.15)
     result = done("compress", DIGITS, "-o", tmp_path / "no.onnx", *words, "--pick", "99", code=2)
     assert f"{len(points)} points" in result.stderr

@@ -37,14 +37,14 @@ net (float[8, 64] x) => (float[8, 64] y, float[8, 64] z) {
 MACHINE = MachineFacts("cpu", "arch", 2, 1, "onnxruntime 1")
 NAMES = ("one_w", "two_w", "three_w")
 SHAPE = (1, 16, 8, 8)
-SHAPES = {name: SHAPE for name in "xabcdey"}
+SHAPES = dict.fromkeys("xabcdey", SHAPE)
 
 
 class Chain:
     """Three convolutions and the estimator over a table of given variants."""
 
     def __init__(self, folder):
-        self.model = prepared(folder, CHAIN, {name: (16, 16, 1, 1) for name in NAMES})
+        self.model = prepared(folder, CHAIN, dict.fromkeys(NAMES, (16, 16, 1, 1)))
         self.layers = find_layers(self.model)
         self.nodes = {node.name: node for node in self.model.graph}
 
