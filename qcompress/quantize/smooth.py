@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qcompress.quantize.affine import parameters, quantize
-from qcompress.quantize.equalize import as_powers_of_two, smoothing_factors
+from qcompress.quantize.equalize import as_powers_of_two, as_short_numbers, smoothing_factors
 from qcompress.types import Array, PerChannel, QuantScheme
 
 ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -21,8 +21,11 @@ Source: Xiao et al., SmoothQuant, arXiv:2211.10438, section 5.1 (0.5 to 0.9 by m
 weights of its own, as in depthwise convolutions.
 """
 
-GAIN = 0.9
-"""Factors must leave less than this share of the error without them; else they are not worth their trouble."""
+GAIN = 0.75
+"""Factors must leave less than this share of the error without them: even channels gain up to 0.8 on the rows at hand."""
+
+AS_GOOD = 1.1
+"""Powers of two, with which the model computes the same to the bit, are taken when their error is at most so many times."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +59,7 @@ class Smoothing:
 
 
 def search_smoothing(samples: ProductSamples, weights: QuantScheme, activations: QuantScheme) -> Smoothing | None:
-    """The factors, powers of two, of least output error; None where none is clearly better than doing nothing.
+    """The factors of least output error; None where none is clearly better than doing nothing.
 
     Args:
         samples: on which real products of rounded rows and weights are compared.
@@ -72,16 +75,23 @@ def search_smoothing(samples: ProductSamples, weights: QuantScheme, activations:
 
 
 def least_error(candidates: Mapping[float, Array], error: Callable[[Array], float]) -> Smoothing | None:
-    """The candidate that, rounded to powers of two, has the least error; None where none is clearly better than ones."""
+    """The candidate of least error in short numbers, or in powers of two when that is as good.
+
+    None where none is clearly better than ones.
+    """
     best: Smoothing | None = None
     before: float | None = None
     for alpha, candidate in candidates.items():
-        factors = as_powers_of_two(candidate)
+        factors = as_short_numbers(candidate)
         before = error(np.ones(factors.size)) if before is None else before
         found = error(factors)
         if found < GAIN * before and (best is None or found < best.error):
             best = Smoothing(factors, alpha, found, before)
-    return best
+    if best is None:
+        return None
+    exact = as_powers_of_two(candidates[best.alpha])
+    found = error(exact)
+    return Smoothing(exact, best.alpha, found, best.before) if found <= AS_GOOD * best.error else best
 
 
 def product_error(

@@ -29,7 +29,7 @@ class Rescaled:
 def rescale_channels(model: Model, channel_scales: Mapping[str, tuple[float, ...]]) -> Rescaled:
     """Divide each named tensor's channels by its factors, in place, without changing what the model computes.
 
-    With powers of two not a bit of any output changes, short of overflow.
+    With powers of two not a bit of any output changes, short of overflow; with others the rounding of float32.
 
     Source: Nagel et al., Data-free quantization through weight equalization and bias correction, ICCV 2019,
     arXiv:1906.04721, equations 5 to 7; Xiao et al., SmoothQuant, ICML 2023, arXiv:2211.10438, equation 3.

@@ -8,8 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from qcompress.quantize.equalize import LARGEST_EXPONENT, as_powers_of_two, equalize_ranges, smoothing_factors
-from qcompress.quantize.smooth import GAIN, ProductSamples, expected_error, product_error, search_smoothing
+from qcompress.quantize.equalize import (
+    LARGEST_EXPONENT,
+    as_powers_of_two,
+    as_short_numbers,
+    equalize_ranges,
+    smoothing_factors,
+)
+from qcompress.quantize.smooth import GAIN, ProductSamples, expected_error, least_error, product_error, search_smoothing
 from qcompress.types import QuantScheme
 
 deterministic = settings(deadline=None, derandomize=True, max_examples=60)
@@ -63,6 +69,23 @@ def test_powers_of_two_are_near_and_exact(factors, values):
     assert np.array_equal(values / rounded.astype(np.float32) * rounded.astype(np.float32), values)
 
 
+@deterministic
+@given(arrays.arrays(np.float64, 8, elements=st.floats(2.0**-9, 2.0**9)))
+def test_short_numbers_are_near_and_stay_as_they_are(factors):
+    short = as_short_numbers(factors)
+    assert (np.abs(short / factors - 1.0) <= 1.0 / 16.0).all()
+    assert np.array_equal(as_short_numbers(short), short)
+    assert np.array_equal(as_short_numbers(as_powers_of_two(factors)), as_powers_of_two(factors))
+
+
+def test_powers_of_two_are_preferred_when_as_good():
+    candidates = {0.5: np.array([1.3, 4.0])}
+    same = least_error(candidates, lambda factors: 1.0 if (factors == 1.0).all() else 0.1)
+    assert np.array_equal(same.factors, [1.0, 4.0])
+    finer = least_error(candidates, lambda factors: float(np.abs(factors - [1.25, 4.0]).sum()) + 0.01)
+    assert np.array_equal(finer.factors, [1.25, 4.0])
+
+
 def outliers(seed: int, channels: int = 32, loud: float = 100.0, feeds: int = 3) -> ProductSamples:
     """Rows of which two channels are much larger than the others, as in transformers."""
     rng = np.random.default_rng(seed)
@@ -88,7 +111,7 @@ def test_smoothing_is_taken_only_when_clearly_better_than_doing_nothing(seed, lo
         assert found.error < GAIN * before
         assert found.before == before
         assert found.error == product_error(samples, outputs, found.factors, WEIGHTS, ACTIVATIONS)
-        assert np.array_equal(np.log2(found.factors), np.rint(np.log2(found.factors)))
+        assert np.array_equal(found.factors, as_short_numbers(found.factors))
 
 
 def test_smoothing_repairs_outliers_and_leaves_even_channels_alone():
