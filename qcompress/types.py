@@ -120,6 +120,98 @@ class QuantScheme:
         return replace(self, granularity=PerTensor())
 
 
+class Levels(StrEnum):
+    """Where the levels of a codebook come from."""
+
+    CODEBOOK = "codebook"
+    """Fitted to the weights."""
+    LOG = "log"
+    """Powers of two with either sign, and 0."""
+
+
+_CODEBOOK = re.compile(r"(?:codebook(?P<entries>\d+)|log(?P<bits>\d+))(?:/(?P<grain>tensor|channel))?")
+
+
+@dataclass(frozen=True, slots=True)
+class CodebookScheme:
+    """How numbers become indices into a list of levels that all groups share, each group with a scale of its own.
+
+    Notation: ``codebook16/channel`` has 16 fitted levels, ``log4/channel`` powers of two in 4 bits.
+    """
+
+    bits: int = 4
+    levels: Levels = Levels.CODEBOOK
+    granularity: Granularity = field(default_factory=PerTensor)
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 8:
+            raise RecipeError(
+                f"a codebook has 4 to 256 levels, not {1 << self.bits}", "write for example codebook16/channel"
+            )
+        if isinstance(self.granularity, PerBlock):
+            raise RecipeError("a codebook has a scale per tensor or per channel", "write for example codebook16/channel")
+
+    @classmethod
+    def parse(cls, text: str) -> CodebookScheme:
+        """Read the notation.
+
+        Raises:
+            RecipeError: the text is not a codebook.
+        """
+        match = _CODEBOOK.fullmatch(text.strip())
+        entries = 0 if match is None else int(match["entries"] or 0) or 1 << int(match["bits"])
+        if match is None or entries & (entries - 1):
+            raise RecipeError(f"{text!r} is not a codebook", "write for example codebook16/channel or log4/channel")
+        granularity: Granularity = PerChannel() if match["grain"] == "channel" else PerTensor()
+        levels = Levels.CODEBOOK if match["entries"] else Levels.LOG
+        return cls(entries.bit_length() - 1, levels, granularity)
+
+    def __str__(self) -> str:
+        grain = "/channel" if isinstance(self.granularity, PerChannel) else ""
+        return f"codebook{1 << self.bits}{grain}" if self.levels is Levels.CODEBOOK else f"log{self.bits}{grain}"
+
+    def on_axis(self, axis: int) -> CodebookScheme:
+        """The same scheme with its granularity along ``axis``."""
+        return replace(self, granularity=PerChannel(axis)) if isinstance(self.granularity, PerChannel) else self
+
+    def per_tensor(self) -> CodebookScheme:
+        """The same scheme with one scale for all."""
+        return replace(self, granularity=PerTensor())
+
+
+@dataclass(frozen=True, slots=True)
+class FloatScheme:
+    """Numbers stored in a narrower float type: ``float16`` or ``bfloat16``."""
+
+    dtype: str = "float16"
+
+    @property
+    def bits(self) -> int:
+        """Bits of a number."""
+        return 16
+
+    def __str__(self) -> str:
+        return self.dtype
+
+
+Scheme = QuantScheme | CodebookScheme | FloatScheme
+"""Every way to store a weight in fewer bits."""
+
+FLOAT_SCHEMES = ("float16", "bfloat16")
+
+
+def parse_scheme(text: str) -> Scheme:
+    """Read the notation of any scheme.
+
+    Raises:
+        RecipeError: the text is not a scheme.
+    """
+    text = text.strip()
+    if text in FLOAT_SCHEMES:
+        return FloatScheme(text)
+    return CodebookScheme.parse(text) if text.startswith(("codebook", "log")) else QuantScheme.parse(text)
+
+
 def spread(parameter: Array, shape: tuple[int, ...], granularity: Granularity) -> Array:
     """A scale or zero point made broadcastable against an array of ``shape``: (channels,) -> (1, .., channels, .., 1)."""
     if isinstance(granularity, PerTensor):
@@ -168,6 +260,56 @@ class QuantizedTensor:
     def spread(self, parameter: Array) -> Array:
         """A scale or zero point made broadcastable against the codes."""
         return spread(parameter, self.codes.shape, self.scheme.granularity)
+
+
+@dataclass(frozen=True, slots=True)
+class CodebookTensor:
+    """Indices into levels: value = levels[code] * scale.
+
+    ``codes``: uint8, shape of the float array. ``levels``: (entries,), float32, ascending. ``scale``: float32, () per tensor
+    or (channels,) per channel.
+    """
+
+    codes: Array
+    levels: Array
+    scale: Array
+    scheme: CodebookScheme
+
+    def dequantize(self) -> Array:
+        """The float32 array the codes stand for."""
+        values: Array = self.levels[self.codes] * spread(self.scale, self.codes.shape, self.scheme.granularity)
+        return values
+
+
+@dataclass(frozen=True, slots=True)
+class NarrowTensor:
+    """Numbers in a narrower float type; ``values`` has the shape of the float array."""
+
+    values: Array
+    scheme: FloatScheme
+
+    def dequantize(self) -> Array:
+        """The float32 array."""
+        return self.values.astype(np.float32)
+
+
+EncodedTensor = QuantizedTensor | CodebookTensor | NarrowTensor
+"""A weight as it is stored."""
+
+
+class Rounding(StrEnum):
+    """How codes are chosen for the numbers of a weight."""
+
+    NEAREST = "nearest"
+    """The nearest code, over the full range."""
+    CLIP = "clip"
+    """The nearest code, over the range of least error weighted with the inputs' second moments."""
+    GPTQ = "gptq"
+    """One input after the other, the rest making up for the error of those before it."""
+    FITTED = "fitted"
+    """GPTQ, coordinate descent and refitted scales, on correlations shrunk as far as held-out samples ask for."""
+    HQQ = "hqq"
+    """Zero points fitted to the weights alone, large errors forgiven; needs no data."""
 
 
 @dataclass(frozen=True, slots=True)
