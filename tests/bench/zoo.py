@@ -25,7 +25,8 @@ from steps import Outcome, run_step
 from stock import TOOLS, calibration_feeds, stock_model
 
 from qcompress import RunOptions, compare_models, compress
-from qcompress.graph import model_files
+from qcompress.graph import load_model, model_files
+from qcompress.graph.outputs import judged_outputs
 from qcompress.measure import LatencySettings, measure_latency
 from qcompress.pipeline import versions
 from qcompress.report import FORMATS, render_table
@@ -111,14 +112,16 @@ def timed(case: Case, model: Path, threads: int) -> tuple[float, float, float]:
 
 
 def agreement(case: Case, model: Path) -> float:
-    """Decibels between the outputs with all optimizations and with none; an error when one of them is not finite."""
+    """Decibels between the judged outputs with all optimizations and with none; an error when any output is not finite."""
     feed = next(calibration_feeds(case.model, case.calib))
     levels = (Optimization.ALL, Optimization.DISABLED)
     fast, plain = (open_session(model, SessionSettings(optimization=level)).run(feed) for level in levels)
-    least = 120.0
+    least, judged = 120.0, judged_outputs(load_model(model))
     for name, value in fast.items():
         if not (np.isfinite(value).all() and np.isfinite(plain[name]).all()):
             raise ValueError(f"{name} is not finite")
+        if name not in judged:
+            continue
         signal, noise = np.square(np.float64(plain[name])).sum(), np.square(np.float64(value) - plain[name]).sum()
         least = min(least, 10.0 * float(np.log10(max(signal, 1e-30) / max(noise, 1e-30))))
     return least
