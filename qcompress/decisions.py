@@ -8,18 +8,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qcompress.errors import RecipeError
-from qcompress.types import Form, QuantScheme
+from qcompress.types import Form, QuantScheme, Rounding, Scheme, parse_scheme
 
 PLAN_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Quantize:
-    """A weight takes ``form`` with ``scheme``; ``clip``: factors on each group's range, one for all when equal."""
+    """A weight takes ``form`` with ``scheme``; ``clip``: factors on each group's range, one for all when equal.
+
+    ``rounding``: how its codes are chosen. Codes that were fitted to data are not part of a plan.
+    """
 
     form: Form
-    scheme: QuantScheme
+    scheme: Scheme
     clip: tuple[float, ...] = ()
+    rounding: Rounding = Rounding.CLIP
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +135,8 @@ def _decision_to_json(decision: Quantize | Keep) -> dict[str, Any]:
     table: dict[str, Any] = {"form": decision.form.value, "scheme": str(decision.scheme)}
     if decision.clip:
         table["clip"] = list(decision.clip)
+    if decision.rounding is not Rounding.CLIP:
+        table["rounding"] = decision.rounding.value
     return table
 
 
@@ -138,4 +144,5 @@ def _decision_from_json(table: Mapping[str, Any]) -> Quantize | Keep:
     if "keep" in table:
         return Keep(str(table["keep"]))
     clip = tuple(float(factor) for factor in table.get("clip", ()))
-    return Quantize(Form(table["form"]), QuantScheme.parse(table["scheme"]), clip)
+    rounding = Rounding(table.get("rounding", Rounding.CLIP))
+    return Quantize(Form(table["form"]), parse_scheme(table["scheme"]), clip, rounding)

@@ -22,9 +22,9 @@ from qcompress.plan.choose import static_nodes
 from qcompress.plan.fit import fit_activations
 from qcompress.plan.placement import place
 from qcompress.recipe import Mode, Recipe
-from qcompress.rewrite.context import encode
+from qcompress.rewrite.context import Context, encode
 from qcompress.runtime import Optimization, SessionSettings, open_session
-from qcompress.types import Array, Feed, Form, QuantScheme, Statistics, TensorRange
+from qcompress.types import Array, EncodedTensor, Feed, Form, Statistics, TensorRange, parse_scheme
 
 ModelLike = Model | bytes
 Weights = Mapping[str, Array | tuple[int, ...]]
@@ -128,7 +128,7 @@ def plan_by_hand(
     """A plan that gives exactly these forms; activation ranges are those of the feed."""
     layers, recipe = find_layers(model), Recipe(mode=mode)
     weights = {
-        layer.name: Quantize(forms[layer.name], QuantScheme.parse(scheme)) if layer.name in forms else Keep("by hand")
+        layer.name: Quantize(forms[layer.name], parse_scheme(scheme)) if layer.name in forms else Keep("by hand")
         for layer in layers
     }
     assert set(forms) <= set(weights), f"no weight {set(forms) - set(weights)} in {set(weights)}"
@@ -150,13 +150,14 @@ def plan_by_hand(
     )
 
 
-def with_rounded_weights(model: Model, plan: CompressionPlan) -> Model:
+def with_rounded_weights(model: Model, plan: CompressionPlan, codes: Mapping[str, EncodedTensor] | None = None) -> Model:
     """A copy that computes in float with the weights the plan's codes stand for."""
     copy = model.clone()
+    context = Context(copy, plan, frozenset(), codes or {})
     for layer in find_layers(copy):
         decision = plan.weights[layer.name]
         if isinstance(decision, Quantize):
-            set_constant(layer.weight, encode(layer, decision).dequantize().reshape(layer.shape))
+            set_constant(layer.weight, encode(context, layer, decision).dequantize().reshape(layer.shape))
     return copy
 
 

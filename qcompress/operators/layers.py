@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 
@@ -13,7 +14,17 @@ from qcompress.graph.model import dtype_name
 from qcompress.graph.passes.float16 import HALF_STORED
 from qcompress.operators.flow import can_be_static, is_plain_product
 from qcompress.operators.table import OPERATORS, Operator, Role
-from qcompress.types import Array, Form, PerBlock, PerChannel, PerTensor, QuantScheme
+from qcompress.types import (
+    Array,
+    CodebookScheme,
+    FloatScheme,
+    Form,
+    PerBlock,
+    PerChannel,
+    PerTensor,
+    QuantScheme,
+    Scheme,
+)
 
 CHANNEL_SCALES = 13
 """The first operator set whose DequantizeLinear has a scale per channel."""
@@ -94,13 +105,21 @@ class Layer:
             return ""
         return "float16" if self.weight.meta.get(HALF_STORED) else dtype_name(self.weight.dtype)
 
-    def scheme(self, wanted: QuantScheme) -> QuantScheme:
+    @overload
+    def scheme(self, wanted: QuantScheme) -> QuantScheme: ...
+    @overload
+    def scheme(self, wanted: Scheme) -> Scheme: ...
+    def scheme(self, wanted: Scheme) -> Scheme:
         """The wanted scheme on this weight's own axes.
 
         A channel of a recurrent weight is a row of each direction. Blocks that do not divide the axis become channels.
         """
+        if isinstance(wanted, FloatScheme):
+            return wanted
         if isinstance(wanted.granularity, PerTensor) or self.axis is None or len(self.shape) < 2:
             return wanted.per_tensor()
+        if isinstance(wanted, CodebookScheme):
+            return wanted.on_axis(self.axis)
         if isinstance(wanted.granularity, PerBlock) and self.shape[self.reduction_axis] % wanted.granularity.size == 0:
             return wanted.on_axis(self.reduction_axis)
         if self.operator.role is Role.RECURRENT:
@@ -115,6 +134,11 @@ class Layer:
         if row is None:
             raise ValueError(f"{self.name} has no known operator")
         return row
+
+    @property
+    def has_lookup(self) -> bool:
+        """Whether rows of the weight are looked up."""
+        return any(use.operator is not None and use.operator.role is Role.LOOKUP for use in self.uses)
 
     @property
     def reduction_axis(self) -> int:

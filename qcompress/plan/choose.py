@@ -16,7 +16,7 @@ from qcompress.graph.edit import int_attribute, is_constant
 from qcompress.operators import OPERATORS, Layer
 from qcompress.plan.placement import Shapes
 from qcompress.recipe import Mode, Recipe
-from qcompress.types import Form, PerBlock, QuantScheme
+from qcompress.types import Form, PerBlock, QuantScheme, Scheme
 
 FEW_ROWS = 32
 """Up to this many rows a product reads its weight for longer than it multiplies, and smaller codes are faster."""
@@ -95,9 +95,11 @@ def _form(layer: Layer, preference: Preference, recipe: Recipe, shapes: Shapes) 
     )
 
 
-def _suits(form: Form, layer: Layer, scheme: QuantScheme) -> bool:
+def _suits(form: Form, layer: Layer, scheme: Scheme) -> bool:
     """Whether the layer can take the form with this scheme; folded weights can have any scheme."""
-    if form not in layer.forms or scheme.bits > 8 or isinstance(scheme.granularity, PerBlock):
+    if form not in layer.forms or not isinstance(scheme, QuantScheme):
+        return form is Form.FOLDED
+    if scheme.bits > 8 or isinstance(scheme.granularity, PerBlock):
         return form is Form.FOLDED
     plain = scheme.symmetric and scheme.signed
     return plain or form in (Form.STATIC, Form.FOLDED)

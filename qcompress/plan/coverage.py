@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from qcompress.decisions import Keep, Quantize
-from qcompress.operators import Layer
-from qcompress.quantize import scale_shape
+from qcompress.operators import Layer, Role
+from qcompress.quantize import stored_bytes
 from qcompress.results import WeightRow
-from qcompress.types import Form, PerChannel, QuantScheme
+from qcompress.types import Form, PerBlock, PerChannel, QuantScheme, Scheme
 
 
 def coverage(layers: Sequence[Layer], decisions: Mapping[str, Quantize | Keep]) -> tuple[WeightRow, ...]:
@@ -29,7 +27,7 @@ def with_biases(rows: Sequence[WeightRow], biases: Mapping[str, int]) -> tuple[W
     )
 
 
-def as_decisions(chosen: Mapping[str, Form | Keep], scheme: QuantScheme) -> dict[str, Quantize | Keep]:
+def as_decisions(chosen: Mapping[str, Form | Keep], scheme: Scheme) -> dict[str, Quantize | Keep]:
     """Forms that nothing was fitted for yet, as decisions."""
     return {name: form if isinstance(form, Keep) else Quantize(form, scheme) for name, form in chosen.items()}
 
@@ -41,10 +39,7 @@ def _row(layer: Layer, decision: Quantize | Keep) -> WeightRow:
     if isinstance(decision, Keep):
         return WeightRow(layer.name, names, kinds, layer.shape, dtype, layer.bytes, layer.bytes, reason=decision.reason)
     scheme = layer.scheme(decision.scheme)
-    elements = int(np.prod(layer.shape, dtype=np.int64))
-    scales = int(np.prod(scale_shape(layer.shape, scheme), dtype=np.int64))
-    zero_points = 0 if scheme.symmetric and scheme.signed else scales * scheme.storage.itemsize
-    after = elements * scheme.storage.itemsize + scales * 4 + zero_points
+    after = stored_bytes(layer.shape, scheme, by_rows=layer.has_lookup and decision.form is not Form.FOLDED)
     return WeightRow(
         layer.name,
         names,
@@ -54,6 +49,14 @@ def _row(layer: Layer, decision: Quantize | Keep) -> WeightRow:
         layer.bytes,
         after,
         decision.form.value,
-        str(scheme if isinstance(scheme.granularity, PerChannel) else decision.scheme),
+        _notation(layer, scheme),
         float(scheme.bits),
     )
+
+
+def _notation(layer: Layer, scheme: Scheme) -> str:
+    """The scheme as it is written; a recurrent weight's rows are its channels."""
+    recurrent = layer.operator.role is Role.RECURRENT
+    if recurrent and isinstance(scheme, QuantScheme) and scheme.granularity == PerBlock(layer.shape[-1], 2):
+        return str(replace(scheme, granularity=PerChannel()))
+    return str(scheme)

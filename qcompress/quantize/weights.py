@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from qcompress.quantize.affine import quantize
+from qcompress.quantize.affine import quantize, round_to_codes
 from qcompress.types import Array, PerBlock, PerTensor, QuantizedTensor, QuantScheme
 
 
@@ -29,6 +30,23 @@ def quantize_weight(
     if least_scale is not None and isinstance(scheme.granularity, PerTensor):
         least_scale = np.max(least_scale)
     return quantize(weight, scheme, factors, least_scale)
+
+
+def least_scales_kept(fitted: QuantizedTensor, weight: Array, least_scale: Array) -> QuantizedTensor:
+    """Fitted codes, the groups whose scale is below the least one rounded again with that.
+
+    Args:
+        fitted: codes of ``weight``, not per block.
+        weight: the float values.
+        least_scale: (channels,); per tensor the largest of it counts.
+    """
+    least = np.max(least_scale) if isinstance(fitted.scheme.granularity, PerTensor) else np.asarray(least_scale)
+    low = fitted.scale < least
+    if not np.any(low):
+        return fitted
+    scale = np.asarray(np.maximum(fitted.scale, least), dtype=np.float32)
+    again = round_to_codes(weight, fitted.scheme, scale, fitted.zero_point)
+    return replace(again, codes=np.where(fitted.spread(np.asarray(low)), again.codes, fitted.codes))
 
 
 def scale_shape(shape: tuple[int, ...], scheme: QuantScheme) -> tuple[int, ...]:

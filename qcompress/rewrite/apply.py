@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from qcompress.decisions import CompressionPlan, Quantize
 from qcompress.errors import RecipeError
 from qcompress.graph import Model
@@ -14,10 +16,20 @@ from qcompress.rewrite.bias import shift_biases
 from qcompress.rewrite.context import Context
 from qcompress.rewrite.forms import FORMS
 from qcompress.rewrite.rescale import rescale_channels
+from qcompress.types import EncodedTensor
+
+NOTHING_FITTED: Mapping[str, EncodedTensor] = {}
 
 
-def apply_plan(plan: CompressionPlan, model: Model, progress: Progress = SILENT) -> dict[str, int]:
+def apply_plan(
+    plan: CompressionPlan,
+    model: Model,
+    progress: Progress = SILENT,
+    codes: Mapping[str, EncodedTensor] = NOTHING_FITTED,
+) -> dict[str, int]:
     """Rewrite the model in place; returns bias -> bytes, for every bias that is stored as int32 now.
+
+    ``codes``: weight -> what was fitted to data for it; the others are rounded as the plan says.
 
     Raises:
         RecipeError: the plan names something the model does not have, or a form that a weight cannot take.
@@ -28,7 +40,7 @@ def apply_plan(plan: CompressionPlan, model: Model, progress: Progress = SILENT)
     missing = [name for name in plan.weights if name not in layers]
     if missing:
         raise RecipeError(f"the plan names weight {missing[0]!r}, which the model does not have", "make the plan again")
-    context = Context(model, plan, frozenset(plan.integer_nodes))
+    context = Context(model, plan, frozenset(plan.integer_nodes), codes)
     with progress.stage("rewrite", len(plan.weights), "weights") as stage:
         for name, decision in plan.weights.items():
             if isinstance(decision, Quantize):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from qcompress.decisions import CompressionPlan, Quantize
+from qcompress.errors import RecipeError
 from qcompress.graph import Graph, Model, Node, Value
 from qcompress.graph.edit import Editor, taken_names
 from qcompress.operators import Layer
-from qcompress.quantize import quantize_weight
-from qcompress.types import Array, QuantizedTensor
+from qcompress.quantize import least_scales_kept, quantize_weight
+from qcompress.types import Array, EncodedTensor, QuantizedTensor, QuantScheme
 
 
 @dataclass(slots=True)
@@ -22,6 +23,8 @@ class Context:
     model: Model
     plan: CompressionPlan
     integer_nodes: frozenset[str]
+    codes: Mapping[str, EncodedTensor] = field(default_factory=dict)
+    """Weight -> what was fitted to data for it."""
     editors: dict[Graph, Editor] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
     """Names taken anywhere in the model."""
@@ -67,9 +70,43 @@ Writer = Callable[[Context, Layer, Quantize], None]
 """Writes one weight in one form."""
 
 
-def encode(layer: Layer, decision: Quantize, least_scale: Array | None = None) -> QuantizedTensor:
-    """The codes of a weight under its decision."""
-    return quantize_weight(layer.array, layer.scheme(decision.scheme), decision.clip, least_scale)
+def encode(context: Context, layer: Layer, decision: Quantize) -> EncodedTensor:
+    """What was fitted for a weight, or its codes under the decision alone.
+
+    Raises:
+        RecipeError: the scheme can only be fitted, and nothing was.
+    """
+    known = context.codes.get(layer.name)
+    if known is not None:
+        return known
+    scheme = layer.scheme(decision.scheme)
+    if not isinstance(scheme, QuantScheme):
+        raise RecipeError(f"nothing was fitted for weight {layer.name!r} in {scheme}", "make the plan again")
+    return quantize_weight(layer.array, scheme, decision.clip)
+
+
+def encode_integers(context: Context, layer: Layer, decision: Quantize, least_scale: Array | None = None) -> QuantizedTensor:
+    """The same for forms that compute with the codes.
+
+    Args:
+        context: its codes are looked at first.
+        layer: whose weight.
+        decision: its scheme is affine.
+        least_scale: (channels,) or None; groups with smaller scales are rounded again with these.
+
+    Raises:
+        RecipeError: the scheme is not affine.
+    """
+    known = context.codes.get(layer.name)
+    scheme = layer.scheme(decision.scheme)
+    if known is None and isinstance(scheme, QuantScheme):
+        return quantize_weight(layer.array, scheme, decision.clip, least_scale)
+    if not isinstance(known, QuantizedTensor):
+        raise RecipeError(
+            f"the plan wants weight {layer.name!r} {decision.form.value} in {decision.scheme}, which it cannot be",
+            "make the plan again",
+        )
+    return known if least_scale is None else least_scales_kept(known, layer.array, least_scale)
 
 
 def place_before_user(context: Context, node: Node, values: list[Value]) -> None:

@@ -5,20 +5,18 @@ y = (a_scale * w_scale) * MatMulInteger(a_codes, w_codes, a_zero_point): standar
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from qcompress.decisions import Quantize
 from qcompress.graph import Graph, Node, Value
 from qcompress.graph.edit import FLOAT, take_over
 from qcompress.operators import Layer
-from qcompress.rewrite.context import Context, encode
+from qcompress.rewrite.context import Context, encode_integers
 
 
 def write_dynamic(context: Context, layer: Layer, decision: Quantize) -> None:
     """Replace every product with the weight by an integer product; codes are stored (in, out)."""
-    quantized = encode(layer, replace(decision, scheme=replace(decision.scheme, symmetric=True, signed=True)))
+    quantized = encode_integers(context, layer, decision)
     turned = layer.axis == 0
     codes = np.ascontiguousarray(quantized.codes.T) if turned else quantized.codes
     editor = context.editor(layer.graph)

@@ -7,13 +7,13 @@ import numpy as np
 from qcompress.decisions import Quantize
 from qcompress.graph.edit import FLOAT, replace_uses
 from qcompress.operators import Layer
-from qcompress.rewrite.context import Context, encode
+from qcompress.rewrite.context import Context, encode_integers
 from qcompress.types import Array, PerBlock, PerChannel, QuantizedTensor
 
 
 def write_folded(context: Context, layer: Layer, decision: Quantize) -> None:
     """Store the codes and decode them in front of every user."""
-    quantized = encode(layer, decision)
+    quantized = encode_integers(context, layer, decision)
     editor = context.editor(layer.graph)
     codes, scale, zero_point = _broadcastable(quantized)
     steps = [editor.node("Cast", [editor.constant(f"{layer.name}/q", codes)], f"{layer.name}_cast", {"to": FLOAT})]

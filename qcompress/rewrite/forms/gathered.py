@@ -8,13 +8,13 @@ from qcompress.decisions import Quantize
 from qcompress.graph import Graph, Node, Value
 from qcompress.graph.edit import FLOAT, take_over
 from qcompress.operators import Layer
-from qcompress.rewrite.context import Context, encode
+from qcompress.rewrite.context import Context, encode_integers
 from qcompress.types import Array, PerTensor, QuantizedTensor
 
 
 def write_gathered(context: Context, layer: Layer, decision: Quantize) -> None:
     """Gather codes and scales of the rows, then multiply; the table itself is never decoded."""
-    quantized = encode(layer, decision)
+    quantized = encode_integers(context, layer, decision)
     shared: tuple[Value | None, Value | None] = (None, None)
     for use in layer.uses:
         shared = gather_rows(context, layer, use.node, quantized, shared)

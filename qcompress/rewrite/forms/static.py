@@ -10,7 +10,7 @@ from qcompress.graph.edit import constant_array
 from qcompress.operators import Layer, Role
 from qcompress.operators.table import OPERATORS
 from qcompress.quantize import least_weight_scale, quantize_bias
-from qcompress.rewrite.context import Context, encode
+from qcompress.rewrite.context import Context, encode_integers
 from qcompress.rewrite.forms.parts import dequantize
 from qcompress.types import Array, QuantizedTensor
 
@@ -21,7 +21,7 @@ COMPUTED_SCALES = 32
 def write_static(context: Context, layer: Layer, decision: Quantize) -> None:
     """Quantize the weight, and the bias in steps of input scale times weight scale."""
     least = [scale for use in layer.uses if (scale := _least_scale(context, use.node, layer)) is not None]
-    quantized = encode(layer, decision, np.max(least, axis=0) if least else None)
+    quantized = encode_integers(context, layer, decision, np.max(least, axis=0) if least else None)
     gemm = any(use.node.op_type == "Gemm" for use in layer.uses)
     decoded = dequantize(context.main, quantized, layer.name, len(layer.uses), write_zeros=gemm)
     for use, value in zip(layer.uses, decoded, strict=True):

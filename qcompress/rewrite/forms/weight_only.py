@@ -9,7 +9,7 @@ import numpy as np
 from qcompress.decisions import Quantize
 from qcompress.graph.edit import int_attribute, set_attribute
 from qcompress.operators import Layer, Role
-from qcompress.rewrite.context import Context, encode, place_before_user
+from qcompress.rewrite.context import Context, encode_integers, place_before_user
 from qcompress.rewrite.forms.gathered import gather_rows
 from qcompress.rewrite.forms.parts import dequantize
 from qcompress.types import PerChannel, QuantizedTensor
@@ -22,7 +22,7 @@ def write_weight_only(context: Context, layer: Layer, decision: Quantize) -> Non
     Case 2: MatMul reads a table (out, in) through a Transpose: DequantizeLinear, Transpose, MatMul.
     Case 3: Gemm with transB: codes are transposed and transB dropped, since only then the runtime has a kernel.
     """
-    quantized = encode(layer, decision)
+    quantized = encode_integers(context, layer, decision)
     editor = context.editor(layer.graph)
     lookups = [use for use in layer.uses if use.operator is not None and use.operator.role is Role.LOOKUP]
     products = [use for use in layer.uses if use not in lookups]
