@@ -35,13 +35,15 @@ from qcompress.operators.layers import CHANNEL_SCALES
 from qcompress.plan.choose import PREFERENCES, choose_forms
 from qcompress.plan.coverage import as_decisions, coverage, with_biases
 from qcompress.planning import (
-    DEFAULT_BUDGET,
     Effort,
     FrontierPoint,
+    Planned,
     PlanSettings,
     RankedLoss,
+    find_codes,
     make_frontier,
     make_plan,
+    open_workplace,
     rank_losses,
 )
 from qcompress.progress import SILENT, Progress
@@ -116,12 +118,16 @@ def compress(
     parts = open_parts(prepared, data, options)
     evaluation = open_evaluation(prepared, eval_data, parts, options)
     if plan is None:
-        plan = make_plan(prepared, recipe, parts, plan_settings(recipe, options), progress)
+        planned = make_plan(prepared, recipe, parts, plan_settings(recipe, options), progress)
     elif plan.source != digest(source):
         raise RecipeError("the plan was made for another model", f"make it again: qcompress plan {source}")
-    promise = Promise(DEFAULT_BUDGET, judged_outputs(prepared, recipe.outputs))
+    else:
+        work = open_workplace(prepared, recipe, parts, plan_settings(recipe, options), progress)
+        planned = Planned(plan, find_codes(work, plan))
+    plan = planned.plan
+    promise = Promise(recipe.budget, judged_outputs(prepared, recipe.outputs))
     rows = coverage(find_layers(prepared), plan.weights)
-    rows = with_biases(rows, apply_plan(plan, prepared, progress))
+    rows = with_biases(rows, apply_plan(plan, prepared, progress, planned.codes))
     if not any(row.form for row in rows):
         raise NothingToCompressError(f"{source}: no weight can be compressed", "qcompress inspect says why")
     with TemporaryDirectory(prefix=".qcompress-", dir=folder_of(target)) as folder:
@@ -169,7 +175,7 @@ def plan_compression(
     Raises:
         QcompressError: the model, data or recipe cannot be used.
     """
-    return make_plan(*_set_up(source, recipe, data, options or RunOptions()), progress)
+    return make_plan(*_set_up(source, recipe, data, options or RunOptions()), progress).plan
 
 
 def plan_frontier(
@@ -306,7 +312,7 @@ def prepared_from(model: Model, recipe: Recipe | None = None) -> Model:
 def plan_settings(recipe: Recipe, options: RunOptions) -> PlanSettings:
     """How to plan; a limit on accuracy is the budget of loss, unless it is a limit on a metric of the user's own."""
     limit = None if options.metric else recipe.gates.max_accuracy_drop
-    budget = DEFAULT_BUDGET if limit is None else min(max(limit, 0.0), 1.0)
+    budget = recipe.budget if limit is None else min(max(limit, 0.0), 1.0)
     return PlanSettings(options.threads, timed_threads(options), options.effort, budget, options.cost_file)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from qcompress.errors import RecipeError
 from qcompress.results import Gates
-from qcompress.types import PerTensor, QuantScheme
+from qcompress.types import PerTensor, QuantScheme, Rounding, Scheme, parse_scheme
 
 
 class Mode(StrEnum):
@@ -53,7 +53,15 @@ class Recipe:
     mode: Mode = Mode.AUTO
     objective: Objective = Objective.LATENCY
     """What mode auto makes as small as the budget of loss allows."""
-    weights: QuantScheme = field(default_factory=lambda: QuantScheme.parse("int8/channel"))
+    weights: Scheme = field(default_factory=lambda: QuantScheme.parse("int8/channel"))
+    bits: float | None = None
+    """Average width of the codes: the width of every layer is chosen by measured loss; None: all as ``weights`` says."""
+    rounding: Rounding | None = None
+    """How codes are chosen; None: by width, and by what data there is."""
+    sequential: bool = True
+    """Layers are fitted on what the compressed layers before them give, not on the float model's tensors."""
+    budget: float = 0.01
+    """Loss of agreement with the float model that is allowed when no limit on accuracy is asked for; 0.01: cosine 0.99."""
     activations: QuantScheme = field(default_factory=lambda: QuantScheme.parse("uint8/asym"))
     ranges: RangeMethod = RangeMethod.MSE
     clip_weights: bool = True
@@ -69,6 +77,10 @@ class Recipe:
     gates: Gates = field(default_factory=Gates)
 
     def __post_init__(self) -> None:
+        if self.bits is not None and not 2 <= self.bits <= 8:
+            raise RecipeError(f"weights have 2 to 8 bits on average, not {self.bits:g}", "write for example 4.5")
+        if self.bits is not None and not isinstance(self.weights, QuantScheme):
+            raise RecipeError(f"widths are chosen for integer codes, not for {self.weights}", "leave one of the two away")
         scheme = self.activations
         if not isinstance(scheme.granularity, PerTensor):
             raise RecipeError(
@@ -85,6 +97,9 @@ RECIPES: dict[str, Recipe] = {
     "int8-static": Recipe("int8-static", mode=Mode.STATIC),
     "int8-dynamic": Recipe("int8-dynamic", mode=Mode.DYNAMIC),
     "int8-weights": Recipe("int8-weights", mode=Mode.WEIGHTS),
+    "int4": Recipe("int4", bits=4.0, budget=0.05),
+    "int4-weights": Recipe("int4-weights", mode=Mode.WEIGHTS, weights=QuantScheme.parse("int4/block32"), budget=0.05),
+    "float16": Recipe("float16", mode=Mode.WEIGHTS, weights=parse_scheme("float16")),
 }
 """The recipes that come with qcompress, by name."""
 
@@ -148,8 +163,14 @@ def _known(key: str, names: list[str], where: str) -> str:
 def _field_value(key: str, value: Any, where: str) -> Any:
     """Turn a TOML value into the type of the recipe's field ``key``."""
     try:
-        if key in ("weights", "activations"):
+        if key == "weights":
+            return parse_scheme(_expect(value, str))
+        if key == "activations":
             return QuantScheme.parse(_expect(value, str))
+        if key == "rounding":
+            return Rounding(_expect(value, str))
+        if key in ("bits", "budget"):
+            return _number(value)
         if key == "mode":
             return Mode(_expect(value, str))
         if key == "objective":
@@ -163,6 +184,12 @@ def _field_value(key: str, value: Any, where: str) -> Any:
         raise RecipeError(f"{where}: {key} cannot be {value!r}", str(error)) from error
     except RecipeError as error:
         raise RecipeError(f"{where}: {key}: {error.message}", error.hint) from error
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError("expected a number")
+    return float(value)
 
 
 def _expect(value: Any, kind: type) -> Any:

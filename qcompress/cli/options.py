@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from qcompress.pipeline import RunOptions
     from qcompress.recipe import Mode, Objective, RangeMethod, Recipe
     from qcompress.results import Gates
+    from qcompress.types import Rounding
 
 Command = Callable[..., Any]
 
@@ -61,6 +62,9 @@ class RecipeChoice:
     weights: str | None
     activations: str | None
     ranges: RangeMethod | None
+    bits: float | None
+    rounding: Rounding | None
+    sequential: bool | None
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     clip_weights: bool | None
@@ -74,11 +78,12 @@ class RecipeChoice:
             RecipeError: no such recipe, or a scheme that is none.
         """
         from qcompress.recipe import load_recipe
-        from qcompress.types import QuantScheme
+        from qcompress.types import QuantScheme, parse_scheme
 
         changes = self.changes()
-        for key in changes.keys() & {"weights", "activations"}:
-            changes[key] = QuantScheme.parse(changes[key])
+        for key, parse in (("weights", parse_scheme), ("activations", QuantScheme.parse)):
+            if key in changes:
+                changes[key] = parse(changes[key])
         return replace(load_recipe(self.recipe), **changes)
 
     def changes(self) -> dict[str, Any]:
@@ -105,6 +110,12 @@ def _range_methods() -> type[StrEnum]:
     return RangeMethod
 
 
+def _roundings() -> type[StrEnum]:
+    from qcompress.types import Rounding
+
+    return Rounding
+
+
 recipe_options = bundle(
     "recipe_choice",
     RecipeChoice,
@@ -113,7 +124,21 @@ recipe_options = bundle(
     click.option(
         "--objective", type=LazyChoice(_objectives), help="What mode auto makes as small as the limits on accuracy allow."
     ),
-    click.option("--weights", metavar="SCHEME", help="Weight scheme, for example int8/channel or int8/tensor."),
+    click.option(
+        "--weights", metavar="SCHEME", help="Weight scheme, for example int8/channel, int4/block32, codebook16 or float16."
+    ),
+    click.option(
+        "--bits",
+        type=click.FloatRange(2, 8),
+        metavar="B",
+        help="Average width of the codes; each layer's is chosen by loss.",
+    ),
+    click.option("--rounding", type=LazyChoice(_roundings), help="How codes are chosen; by width and data if not given."),
+    click.option(
+        "--sequential/--no-sequential",
+        default=None,
+        help="Fit codes on what the compressed layers before give, or on the float model's tensors.",
+    ),
     click.option("--activations", metavar="SCHEME", help="Activation scheme, for example uint8/asym or int8."),
     click.option("--ranges", type=LazyChoice(_range_methods), help="How an activation's range is chosen."),
     click.option(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,16 @@ from qcompress.plan.placement import Placement
 from qcompress.progress import Progress
 from qcompress.quantize import parameters, quantize_weight, search_clip, shortened
 from qcompress.recipe import Recipe
-from qcompress.types import Array, NodeSpec, Statistics, StatisticsNeeds
+from qcompress.types import (
+    Array,
+    EncodedTensor,
+    NodeSpec,
+    QuantScheme,
+    Rounding,
+    Scheme,
+    Statistics,
+    StatisticsNeeds,
+)
 
 ERROR_SUFFIX = "/rounding_error"
 
@@ -38,7 +47,7 @@ def fit_clips(
     clips: dict[str, tuple[float, ...]] = {}
     with progress.stage("Fitting weights", len(layers), "weights") as stage:
         for layer in layers:
-            clips[layer.name] = _clip(layer, statistics, recipe)
+            clips[layer.name] = fit_clip(layer, statistics, recipe)
             stage.advance()
     return clips
 
@@ -57,6 +66,18 @@ def fit_activations(placement: Placement, statistics: Statistics, recipe: Recipe
     return activations
 
 
+def clipped(clips: Mapping[str, tuple[float, ...]], recipe: Recipe) -> Callable[[Layer], EncodedTensor | None]:
+    """What gives the nearest codes of a layer within its clips; None for schemes without clips, which are fitted later."""
+    scheme = recipe.weights
+
+    def encode(layer: Layer) -> EncodedTensor | None:
+        if not isinstance(scheme, QuantScheme):
+            return None
+        return quantize_weight(layer.array, layer.scheme(scheme), clips[layer.name])
+
+    return encode
+
+
 @dataclass(frozen=True, slots=True)
 class ShiftProbes:
     """Nodes that compute layer(x, W - Q(W)) beside each layer, the error weights, and their output channel axes.
@@ -70,11 +91,11 @@ class ShiftProbes:
     layers: Mapping[str, str]
 
 
-def shift_probes(layers: Sequence[Layer], clips: Mapping[str, tuple[float, ...]], recipe: Recipe) -> ShiftProbes:
+def shift_probes(layers: Sequence[Layer], encode: Callable[[Layer], EncodedTensor | None]) -> ShiftProbes:
     """Probes for the exact mean error of every linear layer that has or can take a bias.
 
     The mean of layer(x, W) - layer(x, Q(W)) over samples and positions is what rounding takes from each channel; being
-    linear in the weight it is measured in one run, padding included.
+    linear in the weight it is measured in one run, padding included. ``encode`` gives Q(W), None for layers to leave out.
 
     Source: Nagel et al., ICCV 2019, arXiv:1906.04721, section 4.2, with measured instead of derived expectations.
     """
@@ -88,9 +109,11 @@ def shift_probes(layers: Sequence[Layer], clips: Mapping[str, tuple[float, ...]]
         ]
         if layer.operator.role is not Role.LINEAR or not users:
             continue
-        weight = layer.array
+        encoded = encode(layer)
+        if encoded is None:
+            continue
         error = f"{layer.name}{ERROR_SUFFIX}"
-        constants[error] = weight - quantize_weight(weight, layer.scheme(recipe.weights), clips[layer.name]).dequantize()
+        constants[error] = layer.array - encoded.dequantize()
         for use in users:
             source = use.node.inputs[0]
             output = f"{use.node.name}{ERROR_SUFFIX}"
@@ -110,14 +133,21 @@ def _input(layer: Layer) -> str:
     return source.name or "" if use.node.graph is layer.main and source.graph is layer.main else ""
 
 
-def _clip(layer: Layer, statistics: Statistics | None, recipe: Recipe) -> tuple[float, ...]:
-    if not recipe.clip_weights:
+def fit_clip(layer: Layer, statistics: Statistics | None, recipe: Recipe, scheme: Scheme | None = None) -> tuple[float, ...]:
+    """Clip factors of one weight in ``scheme``, the recipe's if none is given; empty where clipping gains nothing."""
+    scheme = scheme or recipe.weights
+    if not recipe.clip_weights or recipe.rounding is Rounding.NEAREST or not isinstance(scheme, QuantScheme):
         return ()
-    second = None if statistics is None else statistics.second_moments.get(_input(layer))
-    importance = None if second is None else _importance(layer, second)
-    if importance is None and recipe.weights.bits >= 8:
+    found = importance(layer, statistics)
+    if found is None and scheme.bits >= 8:
         return ()  # without importance clipping gains less than 0.1 % at 8 bits
-    return shortened(search_clip(layer.array, layer.scheme(recipe.weights), importance))
+    return shortened(search_clip(layer.array, layer.scheme(scheme), found))
+
+
+def importance(layer: Layer, statistics: Statistics | None) -> Array | None:
+    """E[x^2] of what each number of a weight multiplies, broadcastable to the weight; None where it is not known."""
+    second = None if statistics is None else statistics.second_moments.get(_input(layer))
+    return None if second is None else _importance(layer, second)
 
 
 def _importance(layer: Layer, second_moments: Array) -> Array | None:

@@ -1,7 +1,8 @@
 """Make the plan: measured costs, measured losses, and the search for the forms that pay."""
 
+from qcompress.planning.codes import Planned, find_codes
 from qcompress.planning.frontier import FrontierPoint, RankedLoss, make_frontier, rank_losses
-from qcompress.planning.make import DEFAULT_BUDGET, PlanSettings, make_plan
+from qcompress.planning.make import DEFAULT_BUDGET, PlanSettings, make_plan, open_workplace
 from qcompress.planning.search import Effort
 
 __all__ = [
@@ -9,8 +10,11 @@ __all__ = [
     "Effort",
     "FrontierPoint",
     "PlanSettings",
+    "Planned",
     "RankedLoss",
+    "find_codes",
     "make_frontier",
     "make_plan",
+    "open_workplace",
     "rank_losses",
 ]

@@ -115,6 +115,8 @@ def rank_losses(
 def _explored(model: Model, recipe: Recipe, parts: Parts | None, settings: PlanSettings, progress: Progress) -> Exploration:
     if recipe.mode is not Mode.AUTO:
         raise RecipeError(f"mode {recipe.mode} leaves nothing to choose", "use mode auto")
+    if recipe.bits is not None:
+        raise RecipeError("only forms are compared here, not widths of codes", "leave --bits away, or use recipe int8")
     return explore(open_workplace(model, recipe, parts, settings, progress), settings)
 
 

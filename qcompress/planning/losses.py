@@ -22,8 +22,9 @@ from qcompress.measure.loss import OutputLoss, Yardstick, yardstick
 from qcompress.planning.pieces import Cutter, Shapes, Tensors, cut, open_piece
 from qcompress.progress import SILENT, Progress
 from qcompress.rewrite import apply_plan
+from qcompress.rewrite.apply import NOTHING_FITTED
 from qcompress.runtime import Session
-from qcompress.types import Array, Feed
+from qcompress.types import Array, EncodedTensor, Feed
 
 LEAST_FEEDS = 2
 """Fewer segments are taken before fewer feeds than this: one feed alone says too little."""
@@ -124,8 +125,15 @@ class LossMeter:
                 loss.add(kept[name], outputs[name], count_samples(feed))
         return _worst(found)
 
-    def joint(self, plan: CompressionPlan, feeds: Iterable[Feed] | None = None) -> float:
+    def joint(
+        self,
+        plan: CompressionPlan,
+        feeds: Iterable[Feed] | None = None,
+        codes: Mapping[str, EncodedTensor] = NOTHING_FITTED,
+    ) -> float:
         """The loss of the whole model rewritten, as it will be written, on all feeds or on others; 0 to 1.
+
+        ``codes``: weight -> what was fitted to data for it.
 
         Raises:
             RecipeError: the plan wants what the model does not have.
@@ -133,7 +141,7 @@ class LossMeter:
         """
         references = zip(self._feeds, self._known, strict=True) if feeds is None else self._run_float(feeds)
         candidate = self._model.clone()
-        apply_plan(plan, candidate)
+        apply_plan(plan, candidate, codes=codes)
         session = open_piece(candidate, self._settings.threads)
         found = self._losses()
         for feed, known in references:

@@ -24,6 +24,8 @@ from qcompress.measure.profile import ProfileSettings
 from qcompress.operators import find_layers
 from qcompress.plan.choose import DYNAMIC, PREFERENCES, STATIC, WEIGHTS, choose_forms
 from qcompress.plan.estimate import Estimator
+from qcompress.planning.codes import Planned
+from qcompress.planning.conclude import Tools, conclude, is_narrow, wants_widths
 from qcompress.planning.costs import alternating, measure_costs
 from qcompress.planning.groups import Way, find_groups
 from qcompress.planning.losses import LossMeter, LossSettings
@@ -39,6 +41,9 @@ from qcompress.types import Feed, Form
 
 DEFAULT_BUDGET = 0.01
 """Loss of agreement with the float model that is allowed when nobody says otherwise: cosine 0.99."""
+
+FORM_SHARE = 0.5
+"""Of the budget, for forms when widths are chosen after them: narrow codes lose more than integer arithmetic."""
 
 CHOOSING_SAMPLES = 32
 
@@ -94,10 +99,10 @@ class Exploration:
     notes: list[str] = field(default_factory=list)
 
 
-def make_plan(
-    model: Model, recipe: Recipe, parts: Parts | None, settings: PlanSettings, progress: Progress
-) -> CompressionPlan:
+def make_plan(model: Model, recipe: Recipe, parts: Parts | None, settings: PlanSettings, progress: Progress) -> Planned:
     """Plan the compression of a prepared model; without data only forms that need none are used.
+
+    Forms are chosen first, with codes as wide as the recipe says, then widths where the recipe leaves them open.
 
     Raises:
         CalibrationError: an activation is NaN or infinite.
@@ -106,10 +111,14 @@ def make_plan(
     """
     work = open_workplace(model, recipe, parts, settings, progress)
     if recipe.mode is not Mode.AUTO or parts is None or parts.choose is None:
-        return _without_search(work)
-    exploration = explore(work, settings)
+        return _without_search(work, settings)
+    open_widths = wants_widths(work)
+    exploration = explore(work, replace(settings, budget=settings.budget * FORM_SHARE) if open_widths else settings)
     with saved(exploration):
-        return settle(exploration, exploration.search.run())
+        plan = settle(exploration, exploration.search.run())
+        oracle = exploration.oracle
+        tools = Tools(oracle.meter, oracle.measurements, _most_runs(work, settings, oracle.meter))
+        return conclude(work, replace(plan, budget=settings.budget), oracle.fitted.statistics, tools)
 
 
 def explore(work: Workplace, settings: PlanSettings) -> Exploration:
@@ -149,8 +158,7 @@ def explore(work: Workplace, settings: PlanSettings) -> Exploration:
         measurements.costs = measure_costs(work.model, work.layers, variants, timing, profiling, progress)
         measurements.save()
     estimator = Estimator(work.model, work.layers, measurements.costs, work.shapes)
-    judged = judged_outputs(work.model, recipe.outputs)
-    meter = LossMeter(work.model, choosing, judged, LossSettings(work.threads, shapes=work.shapes), progress)
+    meter = _meter(work, choosing)
     in_groups = {layer.name for group in groups for layer in group.layers}
     fixed = {name: form for name, form in choices[Way.STORED].items() if name not in in_groups}
     oracle = ModelOracle(work, groups, fixed, fitted, estimator, meter, measurements)
@@ -221,8 +229,8 @@ def sensitivities(exploration: Exploration) -> list[Sensitivity]:
     return sorted(found, key=lambda item: (-item.loss, item.group, item.way))
 
 
-def _without_search(work: Workplace) -> CompressionPlan:
-    """The plan of a mode that leaves no choice, or of too little data to choose on."""
+def _without_search(work: Workplace, settings: PlanSettings) -> Planned:
+    """The plan of a mode that leaves no choice of forms, or of too little data to choose on."""
     mode, notes = work.recipe.mode, tuple[str, ...]()
     if work.parts is None and mode is not Mode.DYNAMIC:
         mode = Mode.WEIGHTS
@@ -230,7 +238,32 @@ def _without_search(work: Workplace) -> CompressionPlan:
         mode = Mode.WEIGHTS
         notes = ("too few samples to check integer arithmetic on: weights are stored, arithmetic stays in float",)
     chosen = choose_forms(work.layers, PREFERENCES[mode][0], work.recipe, work.shapes)
-    return replace(assemble(work, chosen, fit(work, [chosen])), notes=notes)
+    fitted = fit(work, [chosen])
+    plan = replace(assemble(work, chosen, fitted), notes=notes)
+    parts = work.parts
+    if parts is None or parts.choose is None or not (wants_widths(work) or is_narrow(work.recipe)):
+        return conclude(work, plan, fitted.statistics)
+    choosing = [batch.feed for batch in parts.choose.limit(CHOOSING_SAMPLES).batches()]
+    about = {"model": digest(work.model.path), "data": _digest(choosing)}
+    measurements = open_measurements(about, "", None)
+    meter = _meter(work, choosing)
+    tools = Tools(meter, measurements, _most_runs(work, settings, meter))
+    try:
+        return conclude(work, replace(plan, budget=settings.budget), fitted.statistics, tools)
+    finally:
+        measurements.save()
+
+
+def _meter(work: Workplace, choosing: Sequence[Feed]) -> LossMeter:
+    judged = judged_outputs(work.model, work.recipe.outputs)
+    return LossMeter(work.model, choosing, judged, LossSettings(work.threads, shapes=work.shapes), work.progress)
+
+
+def _most_runs(work: Workplace, settings: PlanSettings, meter: LossMeter) -> int:
+    """How many losses of single layers there is time for."""
+    groups = [[layer.name] for layer in work.layers if not layer.reason]
+    seconds = OVERHEAD_SECONDS + meter.estimate(groups) / max(len(groups), 1)
+    return max(4, int(LIMITS[settings.effort].seconds / seconds))
 
 
 def open_workplace(

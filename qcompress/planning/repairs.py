@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from qcompress.calibrate import CalibrationSettings, MeansRequest, collect, collect_channels, collect_means
+from qcompress.calibrate import CalibrationSettings, collect, collect_channels
 from qcompress.operators import Layer, find_layers
 from qcompress.operators.regions import find_region
-from qcompress.plan.fit import fit_clips, needs_of, shift_probes
+from qcompress.plan.fit import clipped, fit_clips, needs_of
 from qcompress.plan.repairs import REPAIRS, Evidence, Repair
-from qcompress.planning.work import SHIFT_SAMPLES, Chosen, Fitted, Workplace
+from qcompress.planning.work import Chosen, Fitted, Workplace, measure_shifts
 from qcompress.recipe import RangeMethod
 from qcompress.rewrite.rescale import rescale_channels
-from qcompress.types import Form, Statistics, StatisticsNeeds
+from qcompress.types import Form, QuantScheme, Statistics, StatisticsNeeds
 
 CHANNEL_FEEDS = 64
 """Samples whose channels are looked at: extremes of more change little, and every pass costs time."""
@@ -40,7 +40,7 @@ def propose_repairs(
     Raises:
         CalibrationError: a tensor has NaN or infinite values.
     """
-    if work.parts is None:
+    if work.parts is None or not isinstance(work.recipe.weights, QuantScheme):
         return []
     layers = {layer.name: layer for layer in work.layers}
     axes = _channel_axes(work, [layers[name] for group in groups for name in group])
@@ -84,7 +84,8 @@ def refit(work: Workplace, fitted: Fitted, chosen: Chosen, scales: Scales) -> tu
     needs = needs_of(layers, [changed.place(chosen)], work.recipe)
     statistics = _collected(changed, fitted.statistics, needs, done.tensors)
     clips = {**fitted.clips, **fit_clips(layers, statistics, work.recipe, work.progress)}
-    return changed, Fitted(statistics, clips, {**fitted.shifts, **_shifts(changed, layers, clips)})
+    shifts = {**fitted.shifts, **measure_shifts(changed, layers, clipped(clips, work.recipe))}
+    return changed, Fitted(statistics, clips, shifts)
 
 
 def _collected(
@@ -107,21 +108,6 @@ def _collected(
         samples=found.samples,
         alternatives={name: {**ranges, **found.alternatives[name]} for name, ranges in known.alternatives.items()},
     )
-
-
-def _shifts(
-    work: Workplace, layers: Sequence[Layer], clips: Mapping[str, tuple[float, ...]]
-) -> dict[str, tuple[float, ...]]:
-    if work.parts is None or not work.recipe.correct_bias:
-        return {}
-    probes = shift_probes(layers, clips, work.recipe)
-    if not probes.nodes:
-        return {}
-    data = work.parts.fit.limit(SHIFT_SAMPLES)
-    settings = CalibrationSettings(threads=work.threads, total=data.samples)
-    request = MeansRequest(probes.nodes, probes.constants, probes.channel_axes)
-    means = collect_means(work.model, request, data.batches(), settings, work.progress)
-    return {probes.layers[name]: tuple(float(shift) for shift in mean) for name, mean in means.items()}
 
 
 def _channel_axes(work: Workplace, layers: Sequence[Layer]) -> dict[str, int]:

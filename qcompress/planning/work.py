@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from qcompress.calibrate import CalibrationSettings, MeansRequest, collect, collect_means
@@ -11,11 +11,11 @@ from qcompress.decisions import CompressionPlan, Keep, Quantize
 from qcompress.graph import Model, digest
 from qcompress.operators import Layer
 from qcompress.plan.choose import static_nodes
-from qcompress.plan.fit import fit_activations, fit_clips, needs_of, shift_probes
+from qcompress.plan.fit import clipped, fit_activations, fit_clips, needs_of, shift_probes
 from qcompress.plan.placement import Placement, Shapes, place
 from qcompress.progress import Progress
 from qcompress.recipe import RangeMethod, Recipe
-from qcompress.types import Form, Statistics, StatisticsNeeds
+from qcompress.types import EncodedTensor, Form, Statistics, StatisticsNeeds
 
 SHIFT_SAMPLES = 64
 
@@ -79,15 +79,23 @@ def fit(work: Workplace, choices: Iterable[Chosen]) -> Fitted:
             )
             statistics = collect(work.model, needs, parts.fit.batches(), settings, work.progress)
     clips = fit_clips(layers, statistics, recipe, work.progress)
-    probes = shift_probes(layers, clips, recipe) if parts is not None and recipe.correct_bias else None
-    if parts is None or probes is None or not probes.nodes:
-        return Fitted(statistics, clips, {})
-    data = parts.fit.limit(SHIFT_SAMPLES)
+    return Fitted(statistics, clips, measure_shifts(work, layers, clipped(clips, recipe)))
+
+
+def measure_shifts(
+    work: Workplace, layers: Sequence[Layer], encode: Callable[[Layer], EncodedTensor | None]
+) -> dict[str, tuple[float, ...]]:
+    """Node -> what its bias must be shifted by, per output channel, when its weight becomes what ``encode`` gives."""
+    if work.parts is None or not work.recipe.correct_bias:
+        return {}
+    probes = shift_probes(layers, encode)
+    if not probes.nodes:
+        return {}
+    data = work.parts.fit.limit(SHIFT_SAMPLES)
     request = MeansRequest(probes.nodes, probes.constants, probes.channel_axes)
     settings = CalibrationSettings(threads=work.threads, total=data.samples)
     means = collect_means(work.model, request, data.batches(), settings, work.progress)
-    shifts = {probes.layers[name]: tuple(float(shift) for shift in mean) for name, mean in means.items()}
-    return Fitted(statistics, clips, shifts)
+    return {probes.layers[name]: tuple(float(shift) for shift in mean) for name, mean in means.items()}
 
 
 def assemble(work: Workplace, chosen: Chosen, fitted: Fitted) -> CompressionPlan:

@@ -12,7 +12,7 @@ from qcompress.errors import RecipeError
 from qcompress.operators import find_layers
 from qcompress.plan.choose import DYNAMIC, MIXED, STATIC, WEIGHTS, choose_forms, static_nodes
 from qcompress.plan.coverage import as_decisions, coverage
-from qcompress.plan.fit import shift_probes
+from qcompress.plan.fit import clipped, shift_probes
 from qcompress.plan.placement import place
 from qcompress.recipe import Mode, Recipe
 from qcompress.rewrite import apply_plan
@@ -143,7 +143,7 @@ def test_bias_shifts_are_exact_where_they_are_measured(text, weights, probes, tm
     model = prepared(tmp_path, f"{header} {{ {text} }}", weights)
     recipe = Recipe(weights=QuantScheme.parse("int4"))
     layers = [layer for layer in find_layers(model) if layer.forms]
-    made = shift_probes(layers, {layer.name: () for layer in layers}, recipe)
+    made = shift_probes(layers, clipped({layer.name: () for layer in layers}, recipe))
     assert len(made.nodes) == probes
     feed = {"x": 1.0 + draw("x", 16, 16)}
     outputs = open_session(extend(model, made.nodes, made.constants, list(made.channel_axes))).run(feed) if probes else {}

@@ -57,7 +57,7 @@ def seconds(path: Path) -> float:
     started = time.process_time()
     model = prepared_from(load_model(path))
     layers = find_layers(model)
-    plan = make_plan(model, Recipe(mode=Mode.WEIGHTS), None, PlanSettings(), SILENT)
+    plan = make_plan(model, Recipe(mode=Mode.WEIGHTS), None, PlanSettings(), SILENT).plan
     assert len(coverage(layers, plan.weights)) == len(layers)
     chosen = choose_forms(layers, STATIC, Recipe(), {})
     assert as_decisions(chosen, Recipe().weights)
