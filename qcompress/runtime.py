@@ -16,7 +16,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # since 1.29 its wheels rep
 import onnxruntime as ort
 
 from qcompress.errors import ModelError
-from qcompress.types import Array, Feed, TensorSignature
+from qcompress.types import ROOT, Array, Feed, TensorSignature
 
 
 class Optimization(StrEnum):
@@ -120,7 +120,7 @@ class Session:
 
 
 def open_session(model: bytes | Path, settings: SessionSettings | None = None) -> Session:
-    """Load a model (serialized, or a file beside its external data).
+    """Load a model: serialized, with external data under ROOT, or a file beside its external data.
 
     Raises:
         ModelError: the runtime cannot load it.
@@ -144,6 +144,8 @@ def open_session(model: bytes | Path, settings: SessionSettings | None = None) -
         options.profile_file_prefix = str(settings.profile)
     if settings.early_release:
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    if isinstance(model, bytes):
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(ROOT))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the runtime warns about its own serialization of optimized models

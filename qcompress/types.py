@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,9 @@ from qcompress.errors import RecipeError
 
 Array = NDArray[Any]
 Feed = Mapping[str, Array]
+
+ROOT = Path(os.sep).resolve()
+"""Where locations of weights start in models serialized for the runtime in this process: it refuses absolute ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +194,15 @@ class FloatScheme:
     def bits(self) -> int:
         """Bits of a number."""
         return 16
+
+    @property
+    def storage(self) -> np.dtype[Any]:
+        """The numpy type of a number; bfloat16 comes with onnx."""
+        if self.dtype == "bfloat16":
+            import ml_dtypes
+
+            return np.dtype(ml_dtypes.bfloat16)
+        return np.dtype(self.dtype)
 
     def __str__(self) -> str:
         return self.dtype

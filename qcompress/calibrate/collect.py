@@ -9,8 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, repeat
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Protocol
 
 from qcompress.calibrate.accumulators import MeanAccumulator, RangeAccumulator, check_sum
@@ -178,10 +176,8 @@ def _peek(batches: Iterable[Batch]) -> tuple[Batch, Iterable[Batch]]:
 
 def _open(model: Model, observers: Observers, settings: CalibrationSettings, at_once: int) -> Session:
     threads = max(1, _threads(settings) // at_once)
-    with TemporaryDirectory(prefix="qcompress-") as folder:  # the runtime keeps the bytes of a model given in memory
-        path = Path(folder) / "observed.onnx"
-        path.write_bytes(extend(model, observers.nodes, observers.constants, observers.outputs))
-        return open_session(path, SessionSettings(threads=threads, early_release=True))
+    observed = extend(model, observers.nodes, observers.constants, observers.outputs)
+    return open_session(observed, SessionSettings(threads=threads, early_release=True))
 
 
 def _at_once(first: Batch, settings: CalibrationSettings) -> int:

@@ -3,7 +3,8 @@
 from onnx_ir import Graph, Node, Value
 
 from qcompress.graph.facts import NodeFacts, digest, list_nodes, model_files, weight_bytes
-from qcompress.graph.model import Model, extend, load_model, save_model
+from qcompress.graph.model import Model, load_model
+from qcompress.graph.saving import extend, message, save_model
 
 __all__ = [
     "Graph",
@@ -15,6 +16,7 @@ __all__ = [
     "extend",
     "list_nodes",
     "load_model",
+    "message",
     "model_files",
     "save_model",
     "weight_bytes",

@@ -7,10 +7,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from qcompress.graph.tensors import make_tensor, tensor_array
 from qcompress.types import Array
 
 FLOAT = int(ir.DataType.FLOAT)
 """The element type float32 as Cast's ``to`` wants it."""
+
+INT32, INT8, UINT8 = int(ir.DataType.INT32), int(ir.DataType.INT8), int(ir.DataType.UINT8)
+INT4, UINT4 = int(ir.DataType.INT4), int(ir.DataType.UINT4)
+"""Element types of codes."""
 
 ADDED = "qcompress.added"
 """Mark on nodes that were not in the file; the graph library names them, and saving forgets those names."""
@@ -22,7 +27,13 @@ def constant_array(value: ir.Value | None) -> Array | None:
     """The array of a value nobody can change at run time, or None."""
     if value is None or value.const_value is None or not is_constant(value):
         return None
-    return value.const_value.numpy()
+    return tensor_array(value.const_value)
+
+
+def four_bits(codes: Array) -> Array:
+    """Codes as int4 when they are int8, as uint4 else: two of them take a byte in the file."""
+    kind = ir.DataType.INT4 if codes.dtype == np.int8 else ir.DataType.UINT4
+    return codes.astype(kind.numpy())
 
 
 def is_constant(value: ir.Value | None) -> bool:
@@ -85,7 +96,7 @@ class Editor:
     def constant(self, wanted: str, array: Array) -> ir.Value:
         """A new initializer holding ``array``."""
         name = self.name(wanted)
-        tensor = ir.tensor(np.asarray(array, order="C"), name=name)
+        tensor = make_tensor(array, name)
         value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
         self.graph.register_initializer(value)
         return value
@@ -136,7 +147,7 @@ class Editor:
 
 def set_constant(value: ir.Value, array: Array) -> None:
     """Give an initializer a new array, in place and under its name."""
-    tensor = ir.tensor(np.asarray(array, order="C"), name=value.name)
+    tensor = make_tensor(array, value.name)
     value.const_value = tensor
     value.shape = ir.Shape(array.shape)
     value.type = ir.TensorType(tensor.dtype)

@@ -84,7 +84,7 @@ def _check_extent(tensor: onnx.TensorProto, file: Path, path: Path) -> None:
             f"{path}: tensor {tensor.name!r} has an unreadable external offset", "export the model again"
         ) from error
     if "length" not in entries:
-        length = _stored_bytes(tensor, path)
+        length = stored_bytes(tensor, path)
     if offset < 0 or length < 0 or offset + length > file.stat().st_size:
         raise ModelError(
             f"{path}: external data file {file.name!r} is too short for tensor {tensor.name!r}",
@@ -92,8 +92,12 @@ def _check_extent(tensor: onnx.TensorProto, file: Path, path: Path) -> None:
         )
 
 
-def _stored_bytes(tensor: onnx.TensorProto, path: Path) -> int:
-    """Bytes that the shape and the element type ask for, when the file does not say how many there are."""
+def stored_bytes(tensor: onnx.TensorProto, path: Path) -> int:
+    """Bytes that the shape and the element type ask for.
+
+    Raises:
+        ModelError: there is no such type, or it has no width.
+    """
     try:
         return math.ceil(math.prod(tensor.dims) * ir.DataType(tensor.data_type).bitwidth / 8)
     except (ValueError, TypeError) as error:  # no such element type, or one without a width

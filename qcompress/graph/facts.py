@@ -11,7 +11,8 @@ import onnx
 import onnx_ir as ir
 
 from qcompress.graph.external import external_location, external_tensors
-from qcompress.graph.model import dtype_name, load_model, read_proto, stored_tensors
+from qcompress.graph.model import dtype_name, load_model, read_proto
+from qcompress.graph.tensors import stored_tensors
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from qcompress.decisions import CompressionPlan, Quantize
 from qcompress.errors import ModelError
-from qcompress.graph import Model, Node, extend, save_model
+from qcompress.graph import Model, Node, extend, message
 from qcompress.graph.edit import int_attribute
 from qcompress.graph.segments import CutSettings, Segments, stated_types
 from qcompress.operators import find_layers
@@ -64,15 +62,12 @@ class Tensors:
 
 def cut(model: Model, tensors: Tensors, shapes: Shapes, count: int) -> Segments:
     """Cut a model into about ``count`` segments that take equally long."""
-    return Segments(model, CutSettings(count, _work(model, shapes), tensors.sizes, _inner(model, tensors)))
+    return Segments(model, CutSettings(count, _work(model, shapes), tensors.sizes, inner_tensors(model, tensors)))
 
 
 def open_piece(model: Model, threads: int) -> Session:
     """A session of a model that was made in memory."""
-    with TemporaryDirectory(prefix="qcompress-") as folder:  # the runtime keeps the bytes of a model given in memory
-        path = Path(folder) / "piece.onnx"
-        save_model(model, path)
-        return open_session(path, SessionSettings(threads=threads, spinning=False, arena=False))
+    return open_session(message(model), SessionSettings(threads=threads, spinning=False, arena=False))
 
 
 class Cutter:
@@ -162,17 +157,14 @@ def _inferred_types(model: Model, names: Sequence[str]) -> dict[str, str]:
     """Element types as the runtime infers them at load; nothing is run."""
     if not names:
         return {}
-    with TemporaryDirectory(prefix="qcompress-") as folder:
-        path = Path(folder) / "types.onnx"
-        path.write_bytes(extend(model, [], {}, names))
-        try:
-            session = open_session(path, SessionSettings(threads=1, optimization=Optimization.DISABLED))
-        except ModelError:  # an optional value cannot be an output: these tensors are never cut then
-            return {}
+    try:
+        session = open_session(extend(model, [], {}, names), SessionSettings(threads=1, optimization=Optimization.DISABLED))
+    except ModelError:  # an optional value cannot be an output: these tensors are never cut then
+        return {}
     return {output.name: output.dtype for output in session.outputs}
 
 
-def _inner(model: Model, tensors: Tensors) -> set[str]:
+def inner_tensors(model: Model, tensors: Tensors) -> set[str]:
     """Tensors that must not cross: inside what is rewritten as one, or of a type that numpy does not have."""
     inner: set[str] = set()
     for node in model.graph:
