@@ -201,7 +201,8 @@ class FloatScheme:
         if self.dtype == "bfloat16":
             import ml_dtypes
 
-            return np.dtype(ml_dtypes.bfloat16)
+            narrow: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+            return narrow
         return np.dtype(self.dtype)
 
     def __str__(self) -> str:

@@ -12,15 +12,11 @@ arXiv:2306.00978 (grid of clipping factors for weights against the inputs they m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from qcompress.quantize.affine import FULL_RANGE_BITS, as_float32, code_range, group_ranges, parameters
-from qcompress.types import Array, Granularity, PerBlock, PerChannel, PerTensor, QuantScheme
-
-# Elements tried at a time: the working arrays stay in the processor's second-level cache.
-_CHUNK = 1 << 17
+from qcompress.quantize.groups import members, parts, per_row, restored, rows_first
+from qcompress.types import Array, PerTensor, QuantScheme
 
 # A smaller factor must gain more than float32 sums can be wrong by; a tie keeps the preferred one.
 _MARGIN = 1e-4
@@ -62,24 +58,21 @@ def search_clip(weight: Array, scheme: QuantScheme, importance: Array | None = N
     weight = as_float32(weight)
     low, high = group_ranges(weight, scheme.granularity)
     factors = clip_factors(scheme)
-    rows = _rows_first(weight, scheme.granularity)
-    roots = None if importance is None else _rows_first(_roots(importance, weight.shape), scheme.granularity)
-    lows, highs = _per_row(low, len(rows), scheme.granularity), _per_row(high, len(rows), scheme.granularity)
+    rows = rows_first(weight, scheme.granularity)
+    roots = None if importance is None else rows_first(_roots(importance, weight.shape), scheme.granularity)
+    lows, highs = per_row(low, len(rows), scheme.granularity), per_row(high, len(rows), scheme.granularity)
     choice = np.zeros(lows.shape, dtype=np.intp)
     total = np.zeros(len(factors))
-    for part in _parts(rows):
-        chunk = _members(rows[part], scheme.granularity)
-        root = None if roots is None else _members(roots[part], scheme.granularity)
+    for part in parts(rows):
+        chunk = members(rows[part], scheme.granularity)
+        root = None if roots is None else members(roots[part], scheme.granularity)
         ranges = (lows[part].reshape(chunk.shape[:2]), highs[part].reshape(chunk.shape[:2]))
         errors = np.stack([_weighted_errors(chunk, root, ranges, scheme, factor) for factor in factors])
         total += errors.sum(axis=(1, 2))
         choice[part] = _first_least(errors).reshape(choice[part].shape)
     if isinstance(scheme.granularity, PerTensor):
         return np.asarray(factors[_first_least(total)])
-    chosen = factors[choice]
-    if isinstance(scheme.granularity, PerChannel):
-        return chosen.reshape(low.shape)
-    return np.moveaxis(chosen, -1, scheme.granularity.axis) if weight.ndim > 1 else chosen.reshape(low.shape)
+    return restored(factors[choice], low.shape, scheme.granularity)
 
 
 def _weighted_errors(
@@ -115,37 +108,3 @@ def _roots(importance: Array, shape: tuple[int, ...]) -> Array:
     values = np.asarray(importance, dtype=np.float64)
     largest = values.max(initial=0.0)
     return np.broadcast_to(np.sqrt(values / (largest or 1.0)).astype(np.float32), shape)
-
-
-def _rows_first(values: Array, granularity: Granularity) -> Array:
-    """A view that can be cut along axis 0 without cutting a group of channels or a block: blocks run along the last axis."""
-    if isinstance(granularity, PerChannel):
-        return np.moveaxis(values, granularity.axis, 0)
-    if values.ndim < 2:
-        return values.reshape(1, -1)
-    return np.moveaxis(values, granularity.axis, -1) if isinstance(granularity, PerBlock) else values
-
-
-def _per_row(parameter: Array, rows: int, granularity: Granularity) -> Array:
-    """Group parameters cut along axis 0 like the view of ``_rows_first``."""
-    if isinstance(granularity, PerTensor):
-        return np.broadcast_to(parameter, (rows, 1))
-    return parameter.reshape(rows, 1) if isinstance(granularity, PerChannel) else _rows_first(parameter, granularity)
-
-
-def _parts(rows: Array) -> Iterator[slice]:
-    """Runs of rows that hold about as many elements as fit the cache."""
-    step = max(1, _CHUNK * len(rows) // max(rows.size, 1))
-    for start in range(0, len(rows), step):
-        yield slice(start, start + step)
-
-
-def _members(rows: Array, granularity: Granularity) -> Array:
-    """Some rows as (rows, blocks, members), contiguous; a partial last block is filled with zeros, which cost nothing."""
-    if not isinstance(granularity, PerBlock):
-        return rows.reshape(len(rows), 1, -1)
-    length = rows.shape[-1]
-    blocks = -(-length // granularity.size)
-    flat = np.zeros((rows.size // max(length, 1), blocks * granularity.size), dtype=np.float32)
-    flat[:, :length] = rows.reshape(-1, length)
-    return flat.reshape(-1, blocks, granularity.size)

@@ -75,7 +75,7 @@ def test_factors_do_not_depend_on_how_the_weight_is_cut_into_chunks(granularity,
     scheme = QuantScheme(4, granularity=granularity)
     whole = search_clip(values, scheme, importance)
     assert whole.shape == quantize(values, scheme).scale.shape
-    monkeypatch.setattr("qcompress.quantize.clipping._CHUNK", 1000)
+    monkeypatch.setattr("qcompress.quantize.groups._CHUNK", 1000)
     np.testing.assert_array_equal(search_clip(values, scheme, importance), whole)
 
 

@@ -1,0 +1,76 @@
+"""What is known about the inputs of a weight: their second moments, or how they go together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from qcompress.errors import CalibrationError
+from qcompress.quantize.layouts import Layout, importance_of
+from qcompress.types import Array
+
+
+class Need(StrEnum):
+    """A kind of evidence."""
+
+    MOMENTS = "moments"
+    """E[x_k^2] of every input."""
+    GRAM = "gram"
+    """E[x x^T] of all inputs of a group."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gram:
+    """Correlations of a layer's inputs.
+
+    ``fit`` and ``held``: (groups, inputs, inputs), float64, the mean of x x^T over the rows of samples to fit and over those of
+    held-out samples, None when there are none. ``rows``: how many rows are in ``fit``. ``held_rows``: how many in ``held``; when
+    known, what is decided on held-out samples is fitted once more on all.
+    """
+
+    fit: Array
+    held: Array | None
+    rows: int
+    held_rows: int = 0
+
+    def __post_init__(self) -> None:
+        for matrix in (self.fit,) if self.held is None else (self.fit, self.held):
+            if not np.isfinite(matrix).all():
+                raise CalibrationError(
+                    "inputs of a layer are NaN or infinite", "look for such values in the calibration data"
+                )
+
+    @property
+    def judge(self) -> Array:
+        """The matrix that decides between roundings: the held-out one where there is one."""
+        return self.fit if self.held is None else self.held
+
+    @property
+    def pooled(self) -> Array:
+        """The mean over all rows."""
+        if self.held is None or self.held_rows == 0:
+            return self.fit
+        share = self.held_rows / (self.rows + self.held_rows)
+        return np.asarray(self.fit * (1.0 - share) + self.held * share)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """Which axes of a weight are inputs, and what is known about them.
+
+    ``importance``: E[x^2], broadcastable to the weight as ``search_clip`` takes it; taken from the Gram matrix when None.
+    """
+
+    layout: Layout
+    groups: int = 1
+    gram: Gram | None = None
+    importance: Array | None = None
+
+    def moments(self, shape: tuple[int, ...]) -> Array | None:
+        """E[x^2], broadcastable to a weight of ``shape``; None when nothing is known."""
+        if self.importance is not None or self.gram is None:
+            return self.importance
+        diagonal = np.diagonal(self.gram.fit, axis1=1, axis2=2)
+        return importance_of(np.maximum(diagonal, 0.0), shape, self.layout, self.groups)
