@@ -6,6 +6,7 @@ from pathlib import Path
 
 from qcompress.errors import OutputError
 from qcompress.graph.facts import model_files
+from qcompress.graph.saving import place_files
 
 
 def folder_of(target: Path) -> Path:
@@ -26,7 +27,6 @@ def deliver(written: Path, target: Path) -> None:
         OutputError: the folder cannot be written or the disk is full.
     """
     try:
-        for file in sorted(model_files(written), key=lambda file: file == written):
-            file.replace(target.with_name(file.name))
+        place_files({file: target.with_name(file.name) for file in model_files(written)})
     except OSError as error:
         raise OutputError(f"{target}: cannot be written: {error.strerror}", "check the folder and the space left") from error
