@@ -6,12 +6,11 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import onnx
 
 from qcompress.errors import ModelError, OutputError
 from qcompress.graph.model import Model
-from qcompress.graph.writing import fits_one_message, referring, write_embedded, write_external
+from qcompress.graph.writing import constant_proto, fits_one_message, referring, write_embedded, write_external
 from qcompress.types import Array, NodeSpec
 
 
@@ -66,11 +65,11 @@ def extend(
 ) -> bytes:
     """The model serialized with ``nodes`` and ``constants`` added and ``outputs`` as its outputs; the model is unchanged.
 
-    Weights that lie in files stay there, see ``message``.
+    Weights that lie in files stay there, see ``message``; so do constants that are ``spilled``.
     """
     proto = referring(model.ir)
     graph = proto.graph
-    graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items())
+    graph.initializer.extend(constant_proto(name, array) for name, array in constants.items())
     for node in nodes:
         added = onnx.helper.make_node(node.op_type, node.inputs, node.outputs, node.name or None, domain=node.domain or None)
         added.attribute.extend(onnx.helper.make_attribute(key, value) for key, value in node.attributes.items())

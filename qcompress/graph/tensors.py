@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import tempfile
 import weakref
@@ -36,7 +37,29 @@ def make_tensor(array: Array, name: str | None) -> ir.TensorProtocol:
         OutputError: the folder for temporary files is full.
     """
     tensor = ir.tensor(np.asarray(array, order="C"), name=name)
-    return tensor if tensor.nbytes <= IN_MEMORY else _spill(tensor)
+    return tensor if tensor.nbytes <= IN_MEMORY else SpilledTensor(_write_temporary(tensor), tensor)
+
+
+def spilled(array: Array) -> Array:
+    """The same values mapped from a temporary file that is removed with the array; small arrays stay what they are.
+
+    Raises:
+        OutputError: the folder for temporary files is full.
+    """
+    if array.nbytes <= IN_MEMORY:
+        return array
+    path = _write_temporary(ir.tensor(np.asarray(array, order="C")))
+    mapped = np.memmap(path, array.dtype, "r", 0, array.shape)
+    weakref.finalize(mapped, _remove, path)
+    return mapped
+
+
+def mapped_tensor(array: Array, name: str) -> ir.ExternalTensor | None:
+    """A tensor in the file that a whole ``spilled`` array is mapped from, None for an array in memory."""
+    if not isinstance(array, np.memmap) or array.filename is None or not isinstance(array.base, mmap.mmap):
+        return None
+    shape, dtype = ir.Shape(array.shape), ir.DataType.from_numpy(array.dtype)
+    return ir.ExternalTensor(array.filename, array.offset, array.nbytes, dtype, shape=shape, name=name)
 
 
 def tensor_array(tensor: ir.TensorProtocol) -> Array:
@@ -86,18 +109,21 @@ def write_tensor(tensor: ir.TensorProtocol, file: IO[bytes]) -> None:
         file.write(tensor.tobytes())
 
 
-def _spill(tensor: ir.TensorProtocol) -> SpilledTensor:
+def _write_temporary(tensor: ir.TensorProtocol) -> Path:
     try:
         handle, name = tempfile.mkstemp(prefix="qcompress-", suffix=".weight")
-        spilled = SpilledTensor(Path(name), tensor)
-        with os.fdopen(handle, "wb") as file:
-            write_tensor(tensor, file)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                write_tensor(tensor, file)
+        except OSError:
+            _remove(Path(name))
+            raise
     except OSError as error:
         raise OutputError(
             f"{tempfile.gettempdir()}: a weight cannot be written there: {error.strerror}",
             "make room, or set TMPDIR to another folder",
         ) from error
-    return spilled
+    return Path(name)
 
 
 def _remove(path: Path) -> None:

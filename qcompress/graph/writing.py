@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
 from qcompress.errors import ModelError
 from qcompress.graph.external import embed_external_data
-from qcompress.graph.tensors import location_from_root, stored_tensors, tensor_array, write_tensor
+from qcompress.graph.tensors import location_from_root, mapped_tensor, stored_tensors, tensor_array, write_tensor
 from qcompress.graph.wire import GRAPH, INITIALIZER, RAW_DATA, field_header
+from qcompress.types import Array
 
 EMBEDDED_LIMIT = 1_800_000_000
 """Bytes of weights above which a model is saved with external data: protobuf stops at 2 GiB."""
@@ -74,14 +76,20 @@ def write_external(model: ir.Model, data: Path, location: str) -> onnx.ModelProt
 
 def referring(model: ir.Model) -> onnx.ModelProto:
     """The model as a message in which weights that lie in files are named by their place under ROOT."""
+    return _proto(_replaced(model, _refer))
 
-    def refer(name: str, tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-        if not isinstance(tensor, ir.ExternalTensor):
-            return tensor
-        location = location_from_root(tensor)
-        return ir.tensor(tensor_array(tensor), name=name) if location is None else _at(name, tensor, location, tensor.offset)
 
-    return _proto(_replaced(model, refer))
+def constant_proto(name: str, array: Array) -> onnx.TensorProto:
+    """An array as an initializer of such a message."""
+    mapped = mapped_tensor(array, name)
+    return onnx.numpy_helper.from_array(np.asarray(array), name) if mapped is None else ir.to_proto(_refer(name, mapped))
+
+
+def _refer(name: str, tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    if not isinstance(tensor, ir.ExternalTensor):
+        return tensor
+    location = location_from_root(tensor)
+    return ir.tensor(tensor_array(tensor), name=name) if location is None else _at(name, tensor, location, tensor.offset)
 
 
 def _clone(model: ir.Model) -> ir.Model:

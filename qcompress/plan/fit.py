@@ -9,6 +9,7 @@ import numpy as np
 
 from qcompress.decisions import ActivationPlan
 from qcompress.graph.edit import int_attribute, plain_attributes
+from qcompress.graph.tensors import spilled
 from qcompress.operators import Layer, Role
 from qcompress.operators.flow import can_shift
 from qcompress.plan.placement import Placement
@@ -113,7 +114,7 @@ def shift_probes(layers: Sequence[Layer], encode: Callable[[Layer], EncodedTenso
         if encoded is None:
             continue
         error = f"{layer.name}{ERROR_SUFFIX}"
-        constants[error] = layer.array - encoded.dequantize()
+        constants[error] = spilled(layer.array - encoded.dequantize())  # as large as all weights together
         for use in users:
             source = use.node.inputs[0]
             output = f"{use.node.name}{ERROR_SUFFIX}"

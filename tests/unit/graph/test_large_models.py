@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import tracemalloc
 from pathlib import Path
 
@@ -18,13 +17,13 @@ from qcompress.errors import ModelError, OutputError
 from qcompress.graph import Model, extend, load_model, message, model_files, save_model, weight_bytes
 from qcompress.graph.edit import Editor, constant_array
 from qcompress.graph.opset import raise_opset
-from qcompress.graph.tensors import IN_MEMORY, stored_tensors
+from qcompress.graph.tensors import IN_MEMORY, spilled, stored_tensors
 from qcompress.graph.wire import field_header, skim
 from qcompress.graph.writing import PAGE, WORD
 from qcompress.pipeline import RunOptions, compare_models, compress, inspect_model, prepared_from
 from qcompress.progress import SILENT
 from qcompress.runtime import Optimization, SessionSettings, open_session
-from qcompress.types import StatisticsNeeds
+from qcompress.types import NodeSpec, StatisticsNeeds
 
 NET = """<ir_version: 8, opset_import: ["": 17]>
 net (float[n, 160] x, bool c) => (float[n, 160] y) {
@@ -84,7 +83,7 @@ def test_large_models_are_written_with_external_data(tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         save_model(model, folder / "large.onnx")
-        assert sorted(os.listdir(folder)) == ["large.onnx", "large.onnx.data"]
+        assert sorted(file.name for file in folder.iterdir()) == ["large.onnx", "large.onnx.data"]
     for file in ("large.onnx", "large.onnx.data"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     written = tmp_path / "a" / "large.onnx"
@@ -155,7 +154,7 @@ def test_large_models_are_compressed_and_compared(recipe, tmp_path, mlp):
     target = tmp_path / "out" / "small.onnx"
     options = RunOptions(threads=1, latency_seconds=0.2)
     report = compress(tmp_path / "large.onnx", target, recipe, str(mlp.calib), options=options)
-    assert sorted(os.listdir(tmp_path / "out")) == ["small.onnx", "small.onnx.data"]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["small.onnx", "small.onnx.data"]
     assert report.size.ratio < 0.6
     compared = compare_models(tmp_path / "large.onnx", target, str(mlp.eval), options=options)
     assert compared.accuracy is not None
@@ -179,6 +178,24 @@ def test_made_weights_go_to_files_that_vanish_with_them(tmp_path):
     assert not path.exists()
 
 
+def test_large_constants_of_an_extended_model_stay_in_files(tmp_path):
+    model = load(tmp_path, NET, WEIGHTS)
+    array = draw("more", 160, 300)
+    constant = spilled(array)
+    np.testing.assert_array_equal(constant, array)
+    path = Path(constant.filename)
+    node = NodeSpec("MatMul", ("x", "more"), ("z",))
+    content = extend(model, [node], {"more": constant}, ["z"])
+    assert len(content) < array.nbytes
+    np.testing.assert_allclose(open_session(content).run(FEED)["z"], FEED["x"] @ array, rtol=1e-4, atol=1e-5)
+    turned = extend(model, [node], {"more": spilled(array.T.copy()).T}, ["z"])  # a view is copied
+    np.testing.assert_allclose(open_session(turned).run(FEED)["z"], FEED["x"] @ array, rtol=1e-4, atol=1e-5)
+    del constant
+    gc.collect()
+    assert not path.exists()
+    assert not isinstance(spilled(array[:2]), np.memmap)
+
+
 def test_four_bit_weights_survive_their_files(tmp_path):
     import ml_dtypes
 
@@ -187,9 +204,14 @@ def test_four_bit_weights_survive_their_files(tmp_path):
     value = Editor(model.graph).constant("codes", codes)
     assert Path(value.const_value.location).stat().st_size == codes.size // 2
     np.testing.assert_array_equal(constant_array(value).astype(np.int8), codes.astype(np.int8))
-    assert onnx.numpy_helper.to_array(
-        next(tensor for tensor in onnx.load_from_string(model.serialize()).graph.initializer if tensor.name == "codes")
-    ).astype(np.int8).tolist() == codes.astype(np.int8).tolist()
+    assert (
+        onnx.numpy_helper.to_array(
+            next(tensor for tensor in onnx.load_from_string(model.serialize()).graph.initializer if tensor.name == "codes")
+        )
+        .astype(np.int8)
+        .tolist()
+        == codes.astype(np.int8).tolist()
+    )
 
 
 def test_compressing_holds_one_weight_at_a_time(tmp_path):
