@@ -13,6 +13,7 @@ from qcompress.graph.edit import constant_array, int_attribute, ints_attribute, 
 from qcompress.graph.model import dtype_name
 from qcompress.graph.passes.float16 import HALF_STORED
 from qcompress.operators.flow import can_be_static, is_plain_product
+from qcompress.operators.support import CHANNEL_SCALES, no_form, why_not
 from qcompress.operators.table import OPERATORS, Operator, Role
 from qcompress.types import (
     Array,
@@ -25,9 +26,6 @@ from qcompress.types import (
     QuantScheme,
     Scheme,
 )
-
-CHANNEL_SCALES = 13
-"""The first operator set whose DequantizeLinear has a scale per channel."""
 
 LEAST_ELEMENTS = 64
 """Weights smaller than this are kept: the nodes that decode them would be larger than what is saved."""
@@ -136,6 +134,12 @@ class Layer:
         return row
 
     @property
+    def opset(self) -> int:
+        """The version of the model's default operator set."""
+        imports = self.main.opset_imports
+        return imports.get("", imports.get("ai.onnx", 1))
+
+    @property
     def has_lookup(self) -> bool:
         """Whether rows of the weight are looked up."""
         return any(use.operator is not None and use.operator.role is Role.LOOKUP for use in self.uses)
@@ -149,6 +153,15 @@ class Layer:
         if self.axis is not None and self.axis == last:  # (.., in, out)
             return max(last - 1, 0)
         return last
+
+
+def why_not_stored(layer: Layer, form: Form, scheme: Scheme) -> str:
+    """Why a weight cannot be stored in a form with a scheme, or an empty string."""
+    if form in layer.forms:
+        return why_not(form, layer.scheme(scheme), layer.opset, layer.shape)
+    if layer.reason:
+        return layer.reason
+    return no_form(layer.operator.op_type, form) or "what reads the weight does not allow it"
 
 
 def find_layers(model: Model) -> list[Layer]:

@@ -13,10 +13,10 @@ from qcompress.decisions import Keep
 from qcompress.errors import RecipeError
 from qcompress.graph import Model, Node
 from qcompress.graph.edit import int_attribute, is_constant
-from qcompress.operators import OPERATORS, Layer
+from qcompress.operators import OPERATORS, Layer, why_not_stored
 from qcompress.plan.placement import Shapes
 from qcompress.recipe import Mode, Recipe
-from qcompress.types import Form, PerBlock, QuantScheme, Scheme
+from qcompress.types import Form, Scheme
 
 FEW_ROWS = 32
 """Up to this many rows a product reads its weight for longer than it multiplies, and smaller codes are faster."""
@@ -96,13 +96,8 @@ def _form(layer: Layer, preference: Preference, recipe: Recipe, shapes: Shapes) 
 
 
 def _suits(form: Form, layer: Layer, scheme: Scheme) -> bool:
-    """Whether the layer can take the form with this scheme; folded weights can have any scheme."""
-    if form not in layer.forms or not isinstance(scheme, QuantScheme):
-        return form is Form.FOLDED
-    if scheme.bits > 8 or isinstance(scheme.granularity, PerBlock):
-        return form is Form.FOLDED
-    plain = scheme.symmetric and scheme.signed
-    return plain or form in (Form.STATIC, Form.FOLDED)
+    """Whether the layer can take the form with this scheme."""
+    return not why_not_stored(layer, form, scheme)
 
 
 def is_stem(layer: Layer) -> bool:

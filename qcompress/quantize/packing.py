@@ -18,6 +18,12 @@ PLANES: dict[int, tuple[int, ...]] = {2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6:
 """Bits of a code -> bits of its planes, lowest first. Each divides 8, so that no code crosses a byte."""
 
 
+def padded(count: int, bits: int) -> int:
+    """The codes that fill whole bytes in every plane, ``count`` or a few more."""
+    unit = 8 // min(PLANES[bits])
+    return -(-count // unit) * unit
+
+
 def pack(codes: Array, bits: int) -> list[Array]:
     """Pack codes along the last axis.
 
@@ -26,18 +32,17 @@ def pack(codes: Array, bits: int) -> list[Array]:
         bits: 2 to 7.
 
     Returns:
-        One array for each plane, uint8, (.., ceil(n * p / 8)); the last byte is filled up with zeros.
+        One array for each plane, uint8, (.., padded n * p / 8); codes that are not there are 0.
     """
-    rest = codes.astype(np.uint8)
+    count = codes.shape[-1]
+    rest = np.zeros((*codes.shape[:-1], padded(count, bits)), np.uint8)
+    rest[..., :count] = codes
     packed = []
     for plane in PLANES[bits]:
         per_byte = 8 // plane
         part = rest & np.uint8((1 << plane) - 1)
         rest = rest >> np.uint8(plane)
-        missing = -part.shape[-1] % per_byte
-        if missing:
-            part = np.concatenate([part, np.zeros((*part.shape[:-1], missing), np.uint8)], axis=-1)
-        split = part.reshape(*part.shape[:-1], -1, per_byte)
+        split = part.reshape(*part.shape[:-1], part.shape[-1] // per_byte, per_byte)
         shifted = split << (np.arange(per_byte, dtype=np.uint8) * np.uint8(plane))
         packed.append(np.bitwise_or.reduce(shifted, axis=-1).astype(np.uint8))
     return packed
@@ -63,7 +68,7 @@ def code_bytes(shape: tuple[int, ...], bits: int, by_rows: bool = False) -> int:
         return elements * (1 if bits <= 8 else 2)
     rows = shape[0] if by_rows and shape else 1
     width = elements // max(rows, 1)
-    return rows * sum(-(-width * plane // 8) for plane in PLANES[bits])
+    return rows * padded(width, bits) * bits // 8
 
 
 def stored_bytes(shape: tuple[int, ...], scheme: Scheme, by_rows: bool = False, scale_bytes: int = 4) -> int:
@@ -79,7 +84,8 @@ def stored_bytes(shape: tuple[int, ...], scheme: Scheme, by_rows: bool = False, 
     if isinstance(scheme, FloatScheme):
         return codes
     if isinstance(scheme, CodebookScheme):
-        scales = shape[scheme.granularity.axis] if isinstance(scheme.granularity, PerChannel) else 1
+        # one scale for all is multiplied into the levels
+        scales = shape[scheme.granularity.axis] if isinstance(scheme.granularity, PerChannel) else 0
         return codes + 4 * (scales + (1 << scheme.bits))
     return codes + _parameter_bytes(shape, scheme, scale_bytes)
 

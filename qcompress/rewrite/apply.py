@@ -9,7 +9,7 @@ from qcompress.errors import RecipeError
 from qcompress.graph import Model
 from qcompress.graph.passes.float16 import narrow_float16
 from qcompress.graph.passes.unused import forget_made_up_names, remove_unused
-from qcompress.operators import find_layers
+from qcompress.operators import find_layers, why_not_stored
 from qcompress.progress import SILENT, Progress
 from qcompress.rewrite.activations import write_activations
 from qcompress.rewrite.bias import shift_biases
@@ -44,9 +44,11 @@ def apply_plan(
     with progress.stage("rewrite", len(plan.weights), "weights") as stage:
         for name, decision in plan.weights.items():
             if isinstance(decision, Quantize):
-                if decision.form not in layers[name].forms:
+                reason = why_not_stored(layers[name], decision.form, decision.scheme)
+                if reason:
                     raise RecipeError(
-                        f"the plan wants weight {name!r} {decision.form.value}, which it cannot be", "make the plan again"
+                        f"the plan wants weight {name!r} {decision.form.value} in {decision.scheme}, which it cannot be: {reason}",
+                        "make the plan again",
                     )
                 FORMS[decision.form](context, layers[name], decision)
             stage.advance()

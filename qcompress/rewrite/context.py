@@ -28,8 +28,8 @@ class Context:
     editors: dict[Graph, Editor] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
     """Names taken anywhere in the model."""
-    shared: dict[str, Value] = field(default_factory=dict)
-    """Scales and zero points of activations that several nodes read."""
+    shared: dict[tuple[Graph, str], Value] = field(default_factory=dict)
+    """Small constants that several nodes of a graph read."""
     biases: dict[str, int] = field(default_factory=dict)
     """Bias -> bytes it takes as int32, scales included."""
     dynamic_inputs: dict[Value, tuple[Value, Value, Value]] = field(default_factory=dict)
@@ -44,17 +44,21 @@ class Context:
 
     def activation_scale(self, tensor: str) -> Value:
         """The scale constant of a quantized activation, the same at every call."""
-        return self._shared(f"{tensor}/s", np.asarray(self.plan.activations[tensor].scale, dtype=np.float32))
+        return self.shared_constant(
+            self.model.graph, f"{tensor}/s", np.asarray(self.plan.activations[tensor].scale, dtype=np.float32)
+        )
 
     def activation_zero_point(self, tensor: str) -> Value:
         """The zero point constant of a quantized activation, one for all tensors that have the same."""
         code = self.plan.activations[tensor].zero_point
-        return self._shared(f"zero_point/{code}", np.asarray(code, dtype=self.plan.activation_scheme.storage))
+        array = np.asarray(code, dtype=self.plan.activation_scheme.storage)
+        return self.shared_constant(self.model.graph, f"zero_point/{code}", array)
 
-    def _shared(self, name: str, array: Array) -> Value:
-        if name not in self.shared:
-            self.shared[name] = self.main.constant(name, array)
-        return self.shared[name]
+    def shared_constant(self, graph: Graph, name: str, array: Array) -> Value:
+        """A constant of a graph, the same at every call with this name."""
+        if (graph, name) not in self.shared:
+            self.shared[graph, name] = self.editor(graph).constant(name, array)
+        return self.shared[graph, name]
 
     @property
     def main(self) -> Editor:

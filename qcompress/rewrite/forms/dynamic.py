@@ -12,16 +12,18 @@ from qcompress.graph import Graph, Node, Value
 from qcompress.graph.edit import FLOAT, take_over
 from qcompress.operators import Layer
 from qcompress.rewrite.context import Context, encode_integers
+from qcompress.rewrite.storage import Chain, integers, plain, store
 
 
 def write_dynamic(context: Context, layer: Layer, decision: Quantize) -> None:
     """Replace every product with the weight by an integer product; codes are stored (in, out)."""
-    quantized = encode_integers(context, layer, decision)
+    quantized = plain(encode_integers(context, layer, decision))
     turned = layer.axis == 0
     codes = np.ascontiguousarray(quantized.codes.T) if turned else quantized.codes
-    editor = context.editor(layer.graph)
-    weight = editor.constant(f"{layer.name}/q", codes)
-    scale = editor.constant(f"{layer.name}/s", quantized.scale)
+    chain = Chain(context, layer.graph)
+    weight = integers(chain, store(chain, layer.name, quantized, codes), layer.name)
+    scale = chain.constant(f"{layer.name}/s", quantized.scale)
+    chain.place_first()
     for use in layer.uses:
         _write_product(context, use.node, weight, scale)
 

@@ -1,69 +1,126 @@
-"""Gathered form: rows of codes are looked up first, and only those are decoded."""
+"""Gathered form: rows of codes are looked up first, and only those are unpacked and decoded."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from qcompress.decisions import Quantize
 from qcompress.graph import Graph, Node, Value
-from qcompress.graph.edit import FLOAT, take_over
+from qcompress.graph.edit import FLOAT, INT32, take_over
 from qcompress.operators import Layer
-from qcompress.rewrite.context import Context, encode_integers
-from qcompress.types import Array, PerTensor, QuantizedTensor
+from qcompress.rewrite.context import Context, encode
+from qcompress.rewrite.forms.parts import broadcastable, floats
+from qcompress.rewrite.storage import Chain, Stored, behind, halves_exact, plain, row_numbers, store
+from qcompress.types import Array, CodebookTensor, EncodedTensor, NarrowTensor, PerBlock, PerTensor, QuantizedTensor, spread
 
 
 def write_gathered(context: Context, layer: Layer, decision: Quantize) -> None:
     """Gather codes and scales of the rows, then multiply; the table itself is never decoded."""
-    quantized = encode_integers(context, layer, decision)
-    shared: tuple[Value | None, Value | None] = (None, None)
+    table = Table(context, layer, encode(context, layer, decision))
     for use in layer.uses:
-        shared = gather_rows(context, layer, use.node, quantized, shared)
+        gather_rows(table, use.node)
 
 
-def gather_rows(
-    context: Context, layer: Layer, node: Node, quantized: QuantizedTensor, shared: tuple[Value | None, Value | None]
-) -> tuple[Value | None, Value | None]:
-    """Replace a Gather of a float table by one of codes; returns the constants for the next look-up of the same table.
+@dataclass(slots=True)
+class Table:
+    """A weight whose rows are looked up, perhaps at several places: each part of it is stored once."""
 
-    The scale is (rows,) and becomes (rows, 1, ..) so that gathering it gives (*indices, 1, ..), which broadcasts.
-    """
-    if not isinstance(node.graph, Graph):
+    context: Context
+    layer: Layer
+    encoded: EncodedTensor
+    parts: dict[str, Value] = field(default_factory=dict)
+    codes: Stored | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.encoded, QuantizedTensor):
+            self.encoded = plain(self.encoded)
+
+    @property
+    def chain(self) -> Chain:
+        """A chain in the graph that the table lives in: bodies read constants of the graph around them."""
+        return Chain(self.context, self.layer.graph)
+
+    def part(self, name: str, array: Array) -> Value:
+        """An initializer, the same at every call."""
+        if name not in self.parts:
+            self.parts[name] = self.chain.constant(f"{self.layer.name}/{name}", array)
+        return self.parts[name]
+
+    def stored(self, encoded: QuantizedTensor | CodebookTensor) -> Stored:
+        """The codes, the same at every call."""
+        if self.codes is None:
+            self.codes = store(self.chain, self.layer.name, encoded, encoded.codes, by_rows=True)
+        return self.codes
+
+    def scale(self, encoded: QuantizedTensor) -> Value:
+        """The scales, shaped to broadcast against the codes, as float16 where that is exact."""
+        array = broadcastable(encoded).scale
+        blocks = isinstance(encoded.scheme.granularity, PerBlock)
+        return self.part("s", array.astype(np.float16) if blocks and halves_exact(array) else array)
+
+    def zeros(self, encoded: QuantizedTensor) -> Value:
+        """The zero points, shaped to broadcast against the codes."""
+        return self.part("z", broadcastable(encoded).zero_point)
+
+
+def gather_rows(table: Table, node: Node) -> None:
+    """Replace a Gather of a float table by one of codes."""
+    indices = node.inputs[1]
+    if not isinstance(node.graph, Graph) or indices is None:
         raise TypeError("a look-up outside every graph")
-    store, editor = context.editor(layer.graph), context.editor(node.graph)  # a body reads constants of the graph around it
-    indices, name, rows = node.inputs[1], layer.name, node.name or layer.name
-    codes = shared[0] or store.constant(f"{name}/q", quantized.codes)
-    picked = editor.node("Gather", [codes, indices], f"{rows}/q", {"axis": 0})
-    steps = [picked, editor.node("Cast", [picked], f"{rows}_cast", {"to": FLOAT})]
-    if not (quantized.scheme.symmetric and quantized.scheme.signed):
-        steps += _shifted(context, layer, node, quantized, steps[-1])
-    numbers, scale = steps[-1], shared[1]
-    if isinstance(quantized.scheme.granularity, PerTensor):
-        factor = scale = scale or store.constant(f"{name}/s", quantized.scale)
+    chain = Chain(table.context, node.graph)
+    encoded, name = table.encoded, node.name or table.layer.name
+    if isinstance(encoded, QuantizedTensor):
+        rows = _affine(chain, table, encoded, indices, name)
+    elif isinstance(encoded, CodebookTensor):
+        rows = _looked_up(chain, table, encoded, indices, name)
     else:
-        if scale is None or len(scale.shape or ()) != quantized.codes.ndim:
-            scale = store.constant(f"{name}/rows", _column(quantized.scale, quantized))
-        factor = editor.node("Gather", [scale, indices], f"{rows}_scales", {"axis": 0})
-        steps.append(factor)
-    steps.append(editor.node("Mul", [numbers, factor], f"{rows}_rows"))
-    editor.place_before(node, steps)
-    take_over(node, steps[-1])
-    return codes, scale
+        rows = _widened(chain, table, encoded, indices, name)
+    chain.place_before(node)
+    take_over(node, rows)
 
 
-def _shifted(context: Context, layer: Layer, node: Node, quantized: QuantizedTensor, codes: Value) -> list[Value]:
-    """Subtract the zero points of the gathered rows from their codes; the steps, in order."""
-    if not isinstance(node.graph, Graph):
-        raise TypeError("a look-up outside every graph")
-    editor = context.editor(node.graph)
-    zeros = quantized.zero_point.astype(np.float32)
-    store = context.editor(layer.graph)
-    if isinstance(quantized.scheme.granularity, PerTensor):
-        return [editor.node("Sub", [codes, store.constant(f"{layer.name}/z", zeros)], f"{layer.name}_shifted")]
-    table = store.constant(f"{layer.name}/z", _column(zeros, quantized))
-    offsets = editor.node("Gather", [table, node.inputs[1]], f"{layer.name}_offsets", {"axis": 0})
-    return [offsets, editor.node("Sub", [codes, offsets], f"{layer.name}_shifted")]
+def _affine(chain: Chain, table: Table, quantized: QuantizedTensor, indices: Value, name: str) -> Value:
+    """(code - zero_point) * scale of the rows; blocks have an axis of their own until the end."""
+    split = broadcastable(quantized).codes.shape
+    stored = replace(table.stored(quantized), shape=split)
+    counted, outer = row_numbers(chain, stored, indices, name, FLOAT)
+    symmetric = quantized.scheme.symmetric and quantized.scheme.signed
+    zeros = None if symmetric else _of_rows(chain, table.zeros(quantized), indices, f"{name}_zeros")
+    decoded = floats(chain, quantized.scheme, counted, stored.lowest, zeros)
+    factor = _of_rows(chain, table.scale(quantized), indices, f"{name}_scales")
+    decoded = chain.node("Mul", [decoded, factor], f"{name}_rows")
+    if split == quantized.codes.shape:
+        return decoded
+    if outer is None:
+        outer = chain.node("Shape", [indices], f"{name}_indices")
+    whole = behind(chain, outer, quantized.codes.shape[1:], f"{name}_whole")
+    return chain.node("Reshape", [decoded, whole], f"{name}_shaped")
 
 
-def _column(parameter: Array, quantized: QuantizedTensor) -> Array:
-    """(rows,) -> (rows, 1, ..), which broadcasts against rows of the table."""
-    return parameter.reshape((-1,) + (1,) * (quantized.codes.ndim - 1))
+def _looked_up(chain: Chain, table: Table, encoded: CodebookTensor, indices: Value, name: str) -> Value:
+    """levels[code] * scale of the rows."""
+    one_scale = isinstance(encoded.scheme.granularity, PerTensor)
+    codes, _ = row_numbers(chain, table.stored(encoded), indices, name, INT32)
+    levels = table.part("levels", encoded.levels * encoded.scale if one_scale else encoded.levels)
+    decoded = chain.node("Gather", [levels, codes], f"{name}_levels", {"axis": 0})
+    if one_scale:
+        return decoded
+    scale = table.part("s", spread(encoded.scale, encoded.codes.shape, encoded.scheme.granularity))
+    return chain.node("Mul", [decoded, _of_rows(chain, scale, indices, f"{name}_scales")], f"{name}_rows")
+
+
+def _widened(chain: Chain, table: Table, encoded: NarrowTensor, indices: Value, name: str) -> Value:
+    """The numbers of the rows, as float32."""
+    rows = chain.node("Gather", [table.part("half", encoded.values), indices], f"{name}_halves", {"axis": 0})
+    return chain.node("Cast", [rows], f"{name}_rows", {"to": FLOAT})
+
+
+def _of_rows(chain: Chain, parameter: Value, indices: Value, name: str) -> Value:
+    """A parameter of the rows as floats; one that all rows share is read as it is."""
+    shape, is_float = parameter.shape, parameter.dtype is not None and parameter.dtype.name == "FLOAT"
+    if shape is not None and len(shape) > 0 and shape[0] != 1:
+        parameter = chain.node("Gather", [parameter, indices], name, {"axis": 0})
+    return parameter if is_float else chain.node("Cast", [parameter], f"{name}_float", {"to": FLOAT})

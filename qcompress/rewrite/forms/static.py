@@ -11,7 +11,8 @@ from qcompress.operators import Layer, Role
 from qcompress.operators.table import OPERATORS
 from qcompress.quantize import least_weight_scale, quantize_bias
 from qcompress.rewrite.context import Context, encode_integers
-from qcompress.rewrite.forms.parts import dequantize
+from qcompress.rewrite.forms.parts import dequantize, dequantize_attributes
+from qcompress.rewrite.storage import Chain, plain
 from qcompress.types import Array, QuantizedTensor
 
 COMPUTED_SCALES = 32
@@ -21,10 +22,13 @@ COMPUTED_SCALES = 32
 def write_static(context: Context, layer: Layer, decision: Quantize) -> None:
     """Quantize the weight, and the bias in steps of input scale times weight scale."""
     least = [scale for use in layer.uses if (scale := _least_scale(context, use.node, layer)) is not None]
-    quantized = encode_integers(context, layer, decision, np.max(least, axis=0) if least else None)
+    quantized = plain(encode_integers(context, layer, decision, np.max(least, axis=0) if least else None))
     gemm = any(use.node.op_type == "Gemm" for use in layer.uses)
-    decoded = dequantize(context.main, quantized, layer.name, len(layer.uses), write_zeros=gemm)
-    for use, value in zip(layer.uses, decoded, strict=True):
+    chain = Chain(context, context.model.graph)
+    inputs = dequantize(chain, quantized, layer.name, write_zeros=gemm)
+    chain.place_first()
+    for use in layer.uses:  # one each over the same codes: kernels fuse only with a DequantizeLinear of their own
+        value = context.main.node("DequantizeLinear", inputs, f"{layer.name}/dq", dequantize_attributes(quantized))
         context.main.place_before(use.node, [value])
         use.node.replace_input_with(use.index, value)
         _write_bias(context, use.node, quantized, value)

@@ -1,0 +1,225 @@
+"""Codes in a graph: a byte each, or packed in planes that BitShift takes apart and the runtime folds when it loads the model.
+
+    packed (bytes, 1) --BitShift left [6, 4, 2, 0]--> (bytes, 4) --BitShift right 6--> one code each     (2 bits)
+
+BitShift knows unsigned integers only, so packed codes count from 0: what 0 stands for is kept beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from qcompress.graph import Graph, Node, Value
+from qcompress.graph.edit import FLOAT, INT8, INT32, UINT8, AttributeValue
+from qcompress.quantize import PLANES, pack
+from qcompress.rewrite.context import Context
+from qcompress.types import Array, CodebookTensor, PerBlock, QuantizedTensor
+
+LEAST_HALVES = 64
+"""From this many scales on, float16 and a Cast are smaller than float32."""
+
+
+@dataclass(slots=True)
+class Chain:
+    """Nodes written one after the other into one graph, not yet placed."""
+
+    context: Context
+    graph: Graph
+    steps: list[Value] = field(default_factory=list)
+
+    def node(
+        self,
+        op_type: str,
+        inputs: Sequence[Value | None],
+        output: str,
+        attributes: Mapping[str, AttributeValue] | None = None,
+    ) -> Value:
+        """A node behind the last one; returns its output."""
+        self.steps.append(self.context.editor(self.graph).node(op_type, inputs, output, attributes))
+        return self.steps[-1]
+
+    def constant(self, name: str, array: Array) -> Value:
+        """A new initializer of the graph."""
+        return self.context.editor(self.graph).constant(name, array)
+
+    def shared(self, name: str, array: Array) -> Value:
+        """A small initializer, the same for every weight of the graph that asks for this name."""
+        return self.context.shared_constant(self.graph, name, array)
+
+    def place_first(self) -> None:
+        """Put the nodes in front of all others."""
+        if self.steps:
+            self.context.editor(self.graph).place_before(self.graph[0], self.steps)
+
+    def place_before(self, node: Node) -> None:
+        """Put the nodes right before ``node``."""
+        if self.steps:
+            self.context.editor(self.graph).place_before(node, self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Codes as initializers.
+
+    ``planes``: one array of codes when they are not packed; else (bytes, 1) for each plane, or (rows, bytes, 1) ``by_rows``,
+    where each row of the first axis starts with a new byte. ``shape``: of the codes. ``lowest``: the code that a stored 0 is.
+    """
+
+    planes: tuple[Value, ...]
+    bits: int
+    shape: tuple[int, ...]
+    lowest: int = 0
+    by_rows: bool = False
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether a byte holds several codes."""
+        return self.bits in PLANES
+
+    @property
+    def row(self) -> tuple[int, ...]:
+        """The shape of what is packed together: a row, or all."""
+        return self.shape[1:] if self.by_rows else self.shape
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether the last bytes hold more codes than there are."""
+        unit = 8 // min(PLANES[self.bits])
+        return bool(int(np.prod(self.row, dtype=np.int64)) % unit)
+
+
+def plain(quantized: QuantizedTensor) -> QuantizedTensor:
+    """The same numbers with signed codes when they are symmetric, unsigned ones else; bytes are left as they are."""
+    scheme = quantized.scheme
+    if scheme.bits >= 8 or scheme.signed is scheme.symmetric:
+        return quantized
+    other = replace(scheme, signed=scheme.symmetric)
+    shift = other.qmin - scheme.qmin
+    codes = (quantized.codes.astype(np.int16) + shift).astype(other.storage)
+    zero_point = (quantized.zero_point.astype(np.int16) + shift).astype(other.storage)
+    return QuantizedTensor(codes, quantized.scale, zero_point, other)
+
+
+def store(chain: Chain, name: str, encoded: QuantizedTensor | CodebookTensor, codes: Array, by_rows: bool = False) -> Stored:
+    """Store codes, ``codes``, of the type and width that ``encoded`` has."""
+    bits = encoded.scheme.bits
+    if bits not in PLANES:
+        return Stored((chain.constant(f"{name}/q", codes),), bits, codes.shape, by_rows=by_rows)
+    lowest = encoded.scheme.qmin if isinstance(encoded, QuantizedTensor) else 0
+    counted = (codes.astype(np.int16) - lowest).astype(np.uint8)
+    packed = pack(counted.reshape(codes.shape[0], -1) if by_rows else counted.reshape(-1), bits)
+    names = [f"{name}/q{index or ''}" for index in range(len(packed))]
+    planes = (chain.constant(label, plane[..., np.newaxis]) for label, plane in zip(names, packed, strict=True))
+    return Stored(tuple(planes), bits, codes.shape, lowest, by_rows)
+
+
+def integers(chain: Chain, stored: Stored, name: str) -> Value:
+    """All codes as int8 or uint8, whichever their scheme has."""
+    if not stored.is_packed:
+        return stored.planes[0]
+    if stored.lowest:
+        counted = numbers(chain, stored, name, INT32)
+        lowest = chain.shared(f"lowest/{stored.bits}", np.asarray(stored.lowest, dtype=np.int32))
+        return chain.node("Cast", [chain.node("Add", [counted, lowest], f"{name}_signed")], f"{name}_codes", {"to": INT8})
+    if len(stored.planes) == 1:
+        return numbers(chain, stored, name, UINT8)
+    return chain.node("Cast", [numbers(chain, stored, name, INT32)], f"{name}_codes", {"to": UINT8})
+
+
+def numbers(chain: Chain, stored: Stored, name: str, element: int) -> Value:
+    """All codes as numbers of a type, counted from ``lowest``; packed ones of one plane can also be UINT8."""
+    if not stored.is_packed:
+        return chain.node("Cast", [stored.planes[0]], f"{name}_cast", {"to": element})
+    outer = stored.shape[:1] if stored.by_rows else ()
+    if not stored.is_padded:
+        return _combined(chain, stored, stored.planes, shape_of(chain, stored.shape), (name, element))
+    flat = _combined(chain, stored, stored.planes, shape_of(chain, (*outer, -1)), (name, element))
+    exact = _cut(chain, stored, flat, name)
+    return (
+        exact
+        if stored.shape == (*outer, -1)
+        else chain.node("Reshape", [exact, shape_of(chain, stored.shape)], f"{name}_all")
+    )
+
+
+def row_numbers(chain: Chain, stored: Stored, indices: Value, name: str, element: int) -> tuple[Value, Value | None]:
+    """The codes of looked-up rows, (*indices, *row); the shape of the indices when it had to be computed."""
+    picked = [
+        chain.node("Gather", [plane, indices], f"{name}/q{number or ''}", {"axis": 0})
+        for number, plane in enumerate(stored.planes)
+    ]
+    if not stored.is_packed:
+        found = chain.node("Cast", picked, f"{name}_cast", {"to": element})
+        if len(stored.shape) == len(stored.planes[0].shape or ()):
+            return found, None
+        outer = chain.node("Shape", [indices], f"{name}_indices")
+        return chain.node("Reshape", [found, behind(chain, outer, stored.row, f"{name}_shape")], f"{name}_split"), outer
+    outer = chain.node("Shape", [indices], f"{name}_indices")
+    tail = (-1,) if stored.is_padded else stored.row
+    found = _combined(chain, stored, picked, behind(chain, outer, tail, f"{name}_shape"), (name, element))
+    if not stored.is_padded:
+        return found, outer
+    exact = _cut(chain, stored, found, name)
+    if len(stored.row) == 1:
+        return exact, outer
+    return chain.node("Reshape", [exact, behind(chain, outer, stored.row, f"{name}_exact")], f"{name}_all"), outer
+
+
+def behind(chain: Chain, outer: Value, tail: tuple[int, ...], name: str) -> Value:
+    """The shape ``outer``, a computed one, with fixed axes behind it."""
+    return chain.node("Concat", [outer, shape_of(chain, tail)], name, {"axis": 0})
+
+
+def scales(chain: Chain, quantized: QuantizedTensor, array: Array, name: str) -> Value:
+    """The scales, shaped as ``array``: float16 and a Cast where that is exact and smaller."""
+    if not isinstance(quantized.scheme.granularity, PerBlock) or not halves_exact(array):
+        return chain.constant(f"{name}/s", array)
+    return chain.node("Cast", [chain.constant(f"{name}/s", array.astype(np.float16))], f"{name}_scales", {"to": FLOAT})
+
+
+def halves_exact(scale: Array) -> bool:
+    """Whether enough scales, all of them float16 numbers, make float16 the better type."""
+    if scale.size < LEAST_HALVES:
+        return False
+    with np.errstate(over="ignore"):
+        return bool(np.array_equal(scale.astype(np.float16).astype(np.float32), scale))
+
+
+def _combined(chain: Chain, stored: Stored, planes: Sequence[Value], shape: Value, what: tuple[str, int]) -> Value:
+    """Planes taken apart, in ``shape``, and put together: the first has the lowest bits."""
+    name, element = what
+    total: Value | None = None
+    offset = 0
+    for plane, bits in zip(planes, PLANES[stored.bits], strict=True):
+        per_byte = 8 // bits
+        left = chain.shared(f"left/{bits}", (8 - bits - bits * np.arange(per_byte)).astype(np.uint8))
+        right = chain.shared(f"right/{bits}", np.asarray(8 - bits, dtype=np.uint8))
+        high = chain.node("BitShift", [plane, left], f"{name}_left", {"direction": "LEFT"})
+        low = chain.node("BitShift", [high, right], f"{name}_right", {"direction": "RIGHT"})
+        part = chain.node("Reshape", [low, shape], f"{name}_unpacked")
+        if element != UINT8:
+            part = chain.node("Cast", [part], f"{name}_part", {"to": element})
+        if offset:
+            dtype = np.float32 if element == FLOAT else np.int32
+            factor = chain.shared(f"times/{1 << offset}/{dtype.__name__}", np.asarray(1 << offset, dtype=dtype))
+            part = chain.node("Mul", [part, factor], f"{name}_shifted")
+        total = part if total is None else chain.node("Add", [total, part], f"{name}_sum")
+        offset += bits
+    if total is None:
+        raise ValueError(f"{name}: no planes")
+    return total
+
+
+def _cut(chain: Chain, stored: Stored, padded: Value, name: str) -> Value:
+    """The codes along the last axis without those that fill the last byte."""
+    count = int(np.prod(stored.row, dtype=np.int64))
+    bounds = [shape_of(chain, (bound,)) for bound in (0, count, -1)]
+    return chain.node("Slice", [padded, *bounds], f"{name}_cut")
+
+
+def shape_of(chain: Chain, shape: tuple[int, ...]) -> Value:
+    """A shape, one constant for all that want it."""
+    return chain.shared(f"shape/{'x'.join(map(str, shape))}", np.asarray(shape, dtype=np.int64))
