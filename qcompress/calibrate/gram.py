@@ -1,0 +1,304 @@
+"""Gram matrices of what layers multiply their weights with, from evenly sub-sampled rows, added up in float64.
+
+A layer computes each of its numbers as a product of its weight with one row: the vector in front of a matrix, or the patch
+under a kernel. E[row rowT] says what an error in the weight costs:
+
+    E[|row (W - V)|^2] = trace((W - V)T E[row rowT] (W - V))
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from qcompress.errors import CalibrationError
+from qcompress.graph import Node
+from qcompress.graph.edit import int_attribute, ints_attribute, string_attribute
+from qcompress.quantize import Gram
+from qcompress.types import Array
+
+ROWS_PER_COLUMN = 8
+"""Rows to fit on for each column, within the two bounds below: from fewer than about four, noise is fitted as well."""
+
+LEAST_ROWS = 2048
+
+MOST_ROWS = 16384
+
+GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
+"""Multiples of it modulo 1 never fall into step with anything: where samples start to be read from."""
+
+BLOCK_BYTES = 1 << 24
+"""Rows are gathered up to so many bytes before they are multiplied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How a kernel walks over the spatial axes; ``kernel``: its size along each of them.
+
+    ``pads``: as ONNX has them, all beginnings and then all ends. Empty tuples mean what they mean in ONNX: steps of one and
+    no padding.
+    """
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...] = ()
+    pads: tuple[int, ...] = ()
+    dilations: tuple[int, ...] = ()
+    auto_pad: str = "NOTSET"
+
+    def placed(self, size: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Padding in front of an input of spatial ``size``, and the size of the output.
+
+        Source: ONNX operator Conv, attributes auto_pad and pads.
+        """
+        rank = len(self.kernel)
+        strides, dilations = self.strides or (1,) * rank, self.dilations or (1,) * rank
+        pads = self.pads if self.auto_pad == "NOTSET" and self.pads else (0,) * (2 * rank)
+        begins, outputs = [], []
+        for axis, (length, kernel, stride, dilation) in enumerate(zip(size, self.kernel, strides, dilations, strict=True)):
+            reach = (kernel - 1) * dilation + 1
+            if self.auto_pad.startswith("SAME"):
+                output = -(-length // stride)
+                total = max((output - 1) * stride + reach - length, 0)
+                begin = total // 2 if self.auto_pad == "SAME_UPPER" else -(-total // 2)
+            else:
+                begin = pads[axis]
+                output = max((length + begin + pads[rank + axis] - reach) // stride + 1, 0)
+            begins.append(begin)
+            outputs.append(output)
+        return tuple(begins), tuple(outputs)
+
+
+class Rows(Protocol):
+    """What of a layer's input its weight is multiplied with."""
+
+    @property
+    def groups(self) -> int:
+        """How many sets of columns there are, each with outputs of its own."""
+
+    @property
+    def columns(self) -> int:
+        """How many numbers of a row an output is summed over."""
+
+    def count(self, x: Array) -> int:
+        """How many rows an input has."""
+
+    def take(self, x: Array, chosen: Array) -> Array:
+        """The rows of the given numbers; (groups, rows, columns)."""
+
+
+@dataclass(frozen=True, slots=True)
+class VectorRows:
+    """The vectors along the last axis of a MatMul's or Gemm's input."""
+
+    columns: int
+    groups: int = 1
+
+    def count(self, x: Array) -> int:
+        """All positions of the other axes."""
+        return x.size // self.columns
+
+    def take(self, x: Array, chosen: Array) -> Array:
+        """(1, rows, columns)."""
+        rows: Array = x.reshape(-1, self.columns)[chosen][np.newaxis]
+        return rows
+
+
+@dataclass(frozen=True, slots=True)
+class PixelRows:
+    """The channels at each position of an input (N, channels, ...): what every tap of a ConvTranspose is multiplied with."""
+
+    groups: int
+    columns: int
+
+    def count(self, x: Array) -> int:
+        """Positions of all samples."""
+        return x.size // (self.groups * self.columns)
+
+    def take(self, x: Array, chosen: Array) -> Array:
+        """(groups, rows, channels / group)."""
+        return im2col_rows(x, Window((1,) * (x.ndim - 2)), self.groups, chosen)
+
+
+@dataclass(frozen=True, slots=True)
+class PatchRows:
+    """The patches of an input (N, channels, ...) that a Conv's kernel covers, padding included."""
+
+    window: Window
+    groups: int
+    columns: int
+
+    def count(self, x: Array) -> int:
+        """Output positions of all samples."""
+        return int(x.shape[0] * math.prod(self.window.placed(x.shape[2:])[1]))
+
+    def take(self, x: Array, chosen: Array) -> Array:
+        """(groups, rows, channels / group * taps)."""
+        return im2col_rows(x, self.window, self.groups, chosen)
+
+
+def rows_of(node: Node, shape: Sequence[int], transposed: bool = False) -> Rows | None:
+    """How a node reads rows from its first input, None for an operator, or a transposition, for which that is not known.
+
+    Args:
+        node: MatMul, Gemm, Conv or ConvTranspose with the weight as second input.
+        shape: of the weight as stored.
+        transposed: whether the weight comes through a Transpose.
+    """
+    groups = int_attribute(node, "group", 1)
+    if node.op_type == "Conv" and len(shape) > 2:
+        kernel = tuple(shape[2:])
+        strides, pads, dilations = (ints_attribute(node, name) for name in ("strides", "pads", "dilations"))
+        window = Window(kernel, strides, pads, dilations, string_attribute(node, "auto_pad", "NOTSET"))
+        return PatchRows(window, groups, shape[1] * math.prod(kernel))
+    if node.op_type == "ConvTranspose" and len(shape) > 2 and shape[0] % groups == 0:
+        return PixelRows(groups, shape[0] // groups)
+    if node.op_type in ("MatMul", "Gemm") and len(shape) == 2:
+        swapped = transposed != bool(int_attribute(node, "transB", 0))
+        return None if int_attribute(node, "transA", 0) else VectorRows(shape[1 if swapped else 0])
+    return None
+
+
+def im2col_rows(x: Array, window: Window, groups: int, positions: Array) -> Array:
+    """The patches under a kernel at some output positions; nothing but them is ever laid out.
+
+    Args:
+        x: (N, channels, *spatial).
+        window: the kernel and how it walks.
+        groups: of the convolution; channels of a group are consecutive.
+        positions: (rows,), indices into the output positions (N, *output) in C order.
+
+    Returns:
+        (groups, rows, channels / groups * taps) of the type of ``x``; columns in the order of a Conv's weight
+        (channels / groups, *kernel). Padding is 0.
+    """
+    size = x.shape[2:]
+    rank, taps = len(window.kernel), math.prod(window.kernel)
+    strides, dilations = window.strides or (1,) * rank, window.dilations or (1,) * rank
+    begins, outputs = window.placed(size)
+    sample, *corners = np.unravel_index(positions, (x.shape[0], *outputs))
+    steps = np.indices(window.kernel).reshape(rank, taps)
+    flat = np.zeros((len(positions), taps), dtype=np.intp)
+    inside = np.ones((len(positions), taps), dtype=bool)
+    for axis in range(rank):  # (rows, 1) + (1, taps) -> where along this axis each tap of each patch lies
+        place = (corners[axis] * strides[axis] - begins[axis])[:, np.newaxis] + steps[axis] * dilations[axis]
+        inside &= (place >= 0) & (place < size[axis])
+        flat = flat * size[axis] + np.clip(place, 0, size[axis] - 1)
+    pixels = x.reshape(x.shape[0], x.shape[1], -1)
+    patches = pixels[sample[:, np.newaxis], :, flat]  # (rows, taps, channels)
+    patches *= inside[:, :, np.newaxis]
+    per_group = x.shape[1] // groups
+    return patches.reshape(-1, taps, groups, per_group).transpose(2, 0, 3, 1).reshape(groups, -1, per_group * taps)
+
+
+def spaced(total: int, count: int, phase: float) -> Array:
+    """At most ``count`` ascending indices below ``total``, evenly spaced from a start that ``phase`` (0 to 1) moves."""
+    if count >= total:
+        return np.arange(total)
+    return np.asarray(np.floor((np.arange(count) + phase) * (total / count)), dtype=np.intp).clip(0, total - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Which rows are taken: ``samples`` in all, of which about the share ``held_out`` is kept for choosing.
+
+    Whole samples are held out, evenly spread, because rows of one sample are alike. ``rows``: to fit on, at most; 0 takes as
+    many as the columns ask for.
+    """
+
+    samples: int
+    held_out: float = 0.25
+    rows: int = 0
+
+    def per_sample(self, columns: int) -> int:
+        """How many rows each sample gives."""
+        rows = self.rows or min(max(ROWS_PER_COLUMN * columns, LEAST_ROWS), MOST_ROWS)
+        fitting = self.samples - sum(self.is_held(sample) for sample in range(self.samples))
+        return -(-rows // max(fitting, 1))
+
+    def is_held(self, sample: int) -> bool:
+        """Whether a sample is held out: the last of each run of 1 / ``held_out``; the last of all in case of fewer."""
+        if self.held_out <= 0.0 or self.samples < 2:
+            return False
+        period = min(max(round(1.0 / self.held_out), 2), self.samples)
+        return sample % period == period - 1
+
+
+class GramAccumulator:
+    """Adds up the second moments of one layer's rows, apart for samples to fit on and for samples held out."""
+
+    def __init__(self, rows: Rows, sampling: Sampling) -> None:
+        self.groups, self.columns = rows.groups, rows.columns
+        self._sampling = sampling
+        self._per_sample = sampling.per_sample(rows.columns)
+        self._fit = _Moment(rows.groups, rows.columns)
+        self._held = _Moment(rows.groups, rows.columns)
+
+    def add(self, x: Array, rows: Rows, first: int, samples: int) -> None:
+        """Take rows from one input.
+
+        Args:
+            x: a layer's input in one feed. If its first axis can be cut into ``samples`` equal parts these are the samples,
+                else all of it counts as the first one.
+            rows: how this use of the weight reads it; groups and columns are those of all uses.
+            first: number of the feed's first sample among all samples.
+            samples: in the feed.
+        """
+        parts = samples if x.shape[0] % samples == 0 else 1
+        size = x.shape[0] // parts
+        for part in range(parts):
+            sample = first + part
+            piece = x[part * size : (part + 1) * size]
+            total = rows.count(piece)
+            wanted = self._per_sample * (samples // parts)
+            chosen = spaced(total, wanted, (sample * GOLDEN) % 1.0)
+            if len(chosen):
+                taken = rows.take(piece, chosen)
+                (self._held if self._sampling.is_held(sample) else self._fit).add(taken)
+
+    def finish(self, tensor: str) -> Gram | None:
+        """The Gram matrices, None when there was no row to fit on.
+
+        Args:
+            tensor: name of the layer's input, for the error.
+
+        Raises:
+            CalibrationError: NaN or infinity in the rows.
+        """
+        fit, held = self._fit.mean(), self._held.mean()
+        for found in (fit, held):
+            if found is not None and not np.isfinite(found).all():
+                raise CalibrationError(
+                    f"tensor {tensor!r} has NaN or infinite values", "look for the sample that causes them"
+                )
+        return None if fit is None else Gram(fit, held, self._fit.rows, self._held.rows)
+
+
+class _Moment:
+    """The mean of row rowT, (groups, columns, columns); blocks of rows are multiplied and added in float64."""
+
+    def __init__(self, groups: int, columns: int) -> None:
+        self._sum = np.zeros((groups, columns, columns))
+        self._block: list[Array] = []
+        self._waiting = 0
+        self.rows = 0
+
+    def add(self, rows: Array) -> None:
+        self._block.append(np.asarray(rows, dtype=np.float32))
+        self._waiting += self._block[-1].nbytes
+        self.rows += rows.shape[1]
+        if self._waiting >= BLOCK_BYTES:
+            self._multiply()
+
+    def mean(self) -> Array | None:
+        self._multiply()
+        return self._sum / self.rows if self.rows else None
+
+    def _multiply(self) -> None:
+        if self._block:
+            block = np.concatenate(self._block, axis=1).astype(np.float64)
+            self._sum += np.matmul(block.transpose(0, 2, 1), block)
+            self._block, self._waiting = [], 0

@@ -1,0 +1,265 @@
+"""Fit the codes of all weights to the data, one layer after the other, each on the inputs that it will really get.
+
+The model is cut in front of (nearly) every layer. What crosses the cut is kept for each feed; a segment is run on it, the Gram
+matrices of its layers are added up, their codes fitted, and the segment run again with these codes. So every node runs once or
+twice however many layers there are, and the Gram matrices of one segment are held at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Protocol
+
+from qcompress.calibrate import Batch, observe_shapes
+from qcompress.calibrate.gram import GramAccumulator, Sampling
+from qcompress.decisions import CompressionPlan, Quantize
+from qcompress.graph import Model, extend
+from qcompress.graph.edit import set_constant
+from qcompress.graph.segments import CutSettings, Segments
+from qcompress.operators import Layer
+from qcompress.planning.pieces import Shapes, Tensors, inner_tensors
+from qcompress.planning.readings import Reading, Readings, readings_of
+from qcompress.planning.shelf import Shelf
+from qcompress.progress import SILENT, Progress
+from qcompress.quantize import Evidence, Gram, fit_weight, quantize_weight
+from qcompress.runtime import Session, SessionSettings, open_session
+from qcompress.types import Array, CodebookScheme, EncodedTensor, FloatScheme, QuantScheme, Rounding
+
+WIDE = 8
+"""Bits from which on affine codes are not fitted: rounding to the nearest loses next to nothing."""
+
+FITTING = (Rounding.GPTQ, Rounding.FITTED)
+"""Roundings that use the correlations of inputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundingSettings:
+    """How to fit codes.
+
+    ``sequential``: layers get the inputs that the layers before them make with their fitted codes, instead of the float
+    model's. ``rows``: to fit each layer on, 0 for as many as its columns ask for. ``memory_bytes``: for what crosses between
+    segments, all feeds together; what does not fit goes to temporary files. ``held_out``: share of the samples that shrinkage
+    is chosen on. ``shapes``: of every tensor in the first feed, when they are known.
+    """
+
+    threads: int = 0
+    sequential: bool = True
+    rows: int = 0
+    memory_bytes: int = 1 << 30
+    held_out: float = 0.25
+    shapes: Shapes = field(default_factory=dict)
+
+
+class Data(Protocol):
+    """Samples to fit on."""
+
+    def batches(self) -> Iterator[Batch]:
+        """Read them once, in the same order at every call."""
+
+
+def fit_codes(
+    model: Model,
+    layers: Sequence[Layer],
+    plan: CompressionPlan,
+    data: Data,
+    settings: RoundingSettings | None = None,
+    progress: Progress = SILENT,
+) -> dict[str, EncodedTensor]:
+    """Fit the codes of every weight that the plan does not leave to its clip factors.
+
+    Weights in bodies, of recurrent layers, looked up or on the left of a product are fitted without correlations. The same
+    model, plan, data and number of threads give the same codes.
+
+    Args:
+        model: as it is when codes are written: prepared, channels rescaled. It is not changed.
+        layers: of this model.
+        plan: nothing but the scheme, rounding and clip of its decisions is looked at.
+        data: to fit on, read once.
+        settings: order, rows, memory.
+        progress: gets one stage, a unit for each weight.
+
+    Returns:
+        Weight -> codes, for ``apply_plan``. Weights that are rounded by the plan alone, affine with nearest or clipped rounding
+        or of eight bits and more, are not among them.
+
+    Raises:
+        CalibrationError: an activation is NaN or infinite.
+        ModelError: a part of the model does not run.
+    """
+    settings = settings or RoundingSettings()
+    tasks = _tasks(layers, plan)
+    fitted = [name for name, task in tasks.items() if task.is_fitted]
+    with progress.stage("Fitting codes", len(fitted), "weights") as stage:
+        codes: dict[str, EncodedTensor] = {}
+        for name in fitted:
+            if not tasks[name].wants_gram:
+                codes[name] = tasks[name].encode(None)
+                stage.advance()
+        if len(codes) < len(fitted):
+            with TemporaryDirectory(prefix="qcompress-") as folder:
+                walk = _Walk(model, tasks, settings, codes)
+                walk.start(data, Path(folder))
+                for number in range(walk.last + 1):
+                    stage.advance(walk.step(number))
+    return {name: codes[name] for name in fitted}
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One weight that takes codes."""
+
+    layer: Layer
+    decision: Quantize
+    uses: Readings
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether its codes are found here, not by the rewriting."""
+        scheme, rounding = self.decision.scheme, self.decision.rounding
+        if not isinstance(scheme, QuantScheme) or rounding is Rounding.HQQ:
+            return True
+        return rounding in FITTING and scheme.bits < WIDE
+
+    @property
+    def wants_gram(self) -> bool:
+        """Whether correlations of its inputs are of use and can be had."""
+        scheme, rounding = self.decision.scheme, self.decision.rounding
+        used = rounding in FITTING or (isinstance(scheme, CodebookScheme) and rounding is Rounding.CLIP)
+        return self.is_fitted and used and not isinstance(scheme, FloatScheme) and bool(self.uses.nodes)
+
+    def encode(self, gram: Gram | None) -> EncodedTensor:
+        """The codes, as good as they get with what is known."""
+        scheme = self.layer.scheme(self.decision.scheme)
+        if isinstance(scheme, QuantScheme) and not self.is_fitted:
+            return quantize_weight(self.layer.array, scheme, self.decision.clip)
+        evidence = Evidence(self.uses.layout, self.uses.groups, gram)
+        return fit_weight(self.layer.array, scheme, self.decision.rounding, evidence)
+
+
+def _tasks(layers: Sequence[Layer], plan: CompressionPlan) -> dict[str, _Task]:
+    """Every weight that the plan gives a scheme."""
+    found: dict[str, _Task] = {}
+    for layer in layers:
+        decision = plan.weights.get(layer.name)
+        if isinstance(decision, Quantize):
+            found[layer.name] = _Task(layer, decision, readings_of(layer))
+    return found
+
+
+class _Walk:
+    """The way through the segments; ``codes`` fills up on it."""
+
+    def __init__(
+        self, model: Model, tasks: Mapping[str, _Task], settings: RoundingSettings, codes: dict[str, EncodedTensor]
+    ) -> None:
+        self._model, self._tasks, self._settings, self._codes = model, tasks, settings, codes
+        self._stand_ins: dict[str, EncodedTensor] = {}
+        self._accumulators: dict[str, GramAccumulator] = {}
+        self._samples: list[int] = []
+
+    def start(self, data: Data, folder: Path) -> None:
+        """Read all feeds and cut the model."""
+        self._shelf = Shelf(folder, self._settings.memory_bytes)
+        for batch in data.batches():
+            feed = self._shelf.new_feed()
+            self._samples.append(batch.samples)
+            for name, array in batch.feed.items():
+                self._shelf.put(feed, name, array)
+        first = self._shelf.take(0, [item.name for item in self._model.inputs])
+        shapes = self._settings.shapes or observe_shapes(self._model, first)
+        self._tensors = Tensors.of(self._model, shapes)
+        nodes = {reading.node for task in self._tasks.values() if task.wants_gram for reading in task.uses.nodes}
+        costs = {node.name or "": float(node.name in nodes) for node in self._model.graph}
+        inner = inner_tensors(self._model, self._tensors)
+        self._segments = Segments(self._model, CutSettings(len(nodes), costs, self._tensors.sizes, inner))
+        index = self._segments.index()
+        self._readings: list[list[tuple[str, Reading]]] = [[] for _ in range(len(self._segments))]
+        self._due: list[list[str]] = [[] for _ in range(len(self._segments))]
+        for name, task in self._tasks.items():
+            if task.wants_gram:
+                inside = [(index[reading.node], reading) for reading in task.uses.nodes if reading.node in index]
+                for number, reading in inside:
+                    self._readings[number].append((name, reading))
+                self._due[max((number for number, _ in inside), default=0)].append(name)
+        self.last = max(number for number, due in enumerate(self._due) if due)
+
+    def step(self, number: int) -> int:
+        """Fit the layers of a segment and pass on what the next ones need; returns how many were fitted."""
+        if self._settings.sequential:
+            self._collect(number)
+            done = self._fit(number)
+            if number < self.last:
+                self._pass_on(number)
+            return done
+        self._pass_on(number, collecting=True)
+        return self._fit(number)
+
+    def _collect(self, number: int) -> None:
+        """Add up the Gram matrices of a segment's layers, without running more than what makes their inputs."""
+        inputs = self._segments.between(number, number).inputs
+        wanted = list(dict.fromkeys(reading.tensor for _, reading in self._readings[number]))
+        made = [name for name in wanted if name not in inputs]
+        session = None
+        if made:
+            session = self._open(number, made, left=self._due[number])
+        for feed in range(len(self._shelf)) if wanted else ():
+            given = self._shelf.take(feed, inputs if made else wanted)
+            self._add(number, feed, given if session is None else given | session.run(given, made))
+
+    def _pass_on(self, number: int, collecting: bool = False) -> None:
+        """Run a segment and keep what later ones read; in float if ``collecting``, else with the codes."""
+        inputs = self._segments.between(number, number).inputs
+        kept = {name for later in range(number + 1, self.last + 1) for name in self._segments.between(later, later).inputs}
+        outputs = [name for name in self._segments.between(number, number).outputs if name in kept]
+        wanted = list(dict.fromkeys(reading.tensor for _, reading in self._readings[number])) if collecting else []
+        made = [*outputs, *(name for name in wanted if name not in inputs and name not in outputs)]
+        session = None
+        if made:
+            session = self._open(number, made, left=self._tasks if collecting else ())
+        for feed in range(len(self._shelf)):
+            values = self._shelf.take(feed, inputs)
+            if session is not None:
+                values |= session.run(values, made)
+            self._add(number, feed, values if collecting else {})
+            self._shelf.keep_only(feed, kept)
+            for name in outputs:
+                self._shelf.put(feed, name, values[name])
+
+    def _add(self, number: int, feed: int, values: Mapping[str, Array]) -> None:
+        """Rows of one feed to the Gram matrices of a segment's layers."""
+        sampling = Sampling(sum(self._samples), self._settings.held_out, self._settings.rows)
+        first = sum(self._samples[:feed])
+        for name, reading in self._readings[number] if values else ():
+            if name not in self._accumulators:
+                self._accumulators[name] = GramAccumulator(reading.rows, sampling)
+            self._accumulators[name].add(values[reading.tensor], reading.rows, first, self._samples[feed])
+
+    def _fit(self, number: int) -> int:
+        """Fit the layers whose last rows are in."""
+        for name in self._due[number]:
+            accumulator = self._accumulators.pop(name, None)
+            tensor = self._tasks[name].uses.nodes[0].tensor
+            self._codes[name] = self._tasks[name].encode(None if accumulator is None else accumulator.finish(tensor))
+            self._stand_ins.pop(name, None)
+        return len(self._due[number])
+
+    def _open(self, number: int, outputs: Sequence[str], left: Collection[str]) -> Session:
+        """A segment as a session, with all weights compressed but those to be left; what no output needs is not run."""
+        piece = self._segments.extract(number, number, self._tensors.types)
+        self._compress(piece, left)
+        settings = SessionSettings(threads=self._settings.threads, spinning=False, arena=False)
+        return open_session(extend(piece, [], {}, outputs), settings)
+
+    def _compress(self, piece: Model, left: Collection[str]) -> None:
+        """Give the weights of a segment the values they will have; one that is used again further on gets a stand-in."""
+        for graph in piece.ir.graphs():
+            for name, value in graph.initializers.items():
+                if name not in self._tasks or name in left:
+                    continue
+                if name not in self._codes and name not in self._stand_ins:
+                    self._stand_ins[name] = self._tasks[name].encode(None)
+                known = self._codes.get(name)
+                set_constant(value, (self._stand_ins[name] if known is None else known).dequantize())
