@@ -16,6 +16,8 @@ from qcompress.types import Array, CodebookTensor, QuantizedTensor, spread
 # Weights worked on at a time where rows have scales of their own: the dozen arrays of float64 beside them stay near 200 MB.
 CHUNK = 1 << 22
 
+EVERY = slice(None)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lattice:
@@ -52,18 +54,12 @@ def lattice_of(tensor: QuantizedTensor | CodebookTensor, evidence: Evidence) -> 
     return Lattice(table, owners.reshape(rows.shape[:2]), segments[order], order)
 
 
-def parts(lattice: Lattice) -> Iterator[tuple[slice, slice]]:
-    """Groups and outputs that are worked on at a time: all where scales are shared between outputs."""
+def parts(lattice: Lattice) -> Iterator[slice]:
+    """Outputs of every group that are worked on at a time: all where scales are shared between outputs."""
     groups, outputs = lattice.owners.shape
-    inputs = len(lattice.order)
-    if not lattice.rows_are_independent:
-        yield slice(0, groups), slice(0, outputs)
-        return
-    some = max(1, CHUNK // max(outputs * inputs, 1))
-    step = max(1, CHUNK // max(some * inputs, 1))
-    for group in range(0, groups, some):
-        for output in range(0, outputs, step):
-            yield slice(group, min(group + some, groups)), slice(output, min(output + step, outputs))
+    step = max(1, CHUNK // max(groups * len(lattice.order), 1)) if lattice.rows_are_independent else outputs
+    for output in range(0, outputs, step):
+        yield slice(output, min(output + step, outputs))
 
 
 def sample(lattice: Lattice, count: int) -> tuple[Array, Array]:
@@ -81,18 +77,19 @@ def rounded(
     tensor: QuantizedTensor | CodebookTensor,
     lattice: Lattice,
     evidence: Evidence,
-    part: tuple[slice | Array, slice | Array],
+    outputs: slice | Array,
+    groups: slice | Array = EVERY,
 ) -> Rounded:
-    """Some groups and outputs of a tensor as rounding works on them.
+    """Some outputs of some groups of a tensor as rounding works on them.
 
     Args:
         weight: the exact values.
         tensor: of the same shape, codes and scales to start from.
         lattice: of the tensor.
         evidence: says which axes are inputs.
-        part: groups and outputs, slices or indices.
+        outputs: of each group.
+        groups: all unless said.
     """
-    groups, outputs = part
 
     def cut(values: Array) -> Array:
         rows = to_rows(values, evidence.layout, evidence.groups)[groups][:, outputs]
@@ -122,11 +119,10 @@ class Writer:
         self._codes = np.empty((*lattice.owners.shape, len(lattice.order)), dtype=start.codes.dtype)
         self._scale = np.array(start.scale, dtype=np.float32).ravel()
 
-    def put(self, part: tuple[slice, slice], state: Rounded) -> None:
-        """Take over the codes and scales of one part."""
-        groups, outputs = part
+    def put(self, outputs: slice, state: Rounded) -> None:
+        """Take over the codes and scales of some outputs of every group."""
         units = state.units
-        numbers = self._lattice.table[self._lattice.owners[groups, outputs]].transpose(2, 0, 1)
+        numbers = self._lattice.table[self._lattice.owners[:, outputs]].transpose(2, 0, 1)
         if isinstance(self._start, QuantizedTensor):
             zero = self._start.zero_point.ravel()[numbers].astype(np.float64)
             units = units + zero[self._lattice.segments].swapaxes(0, 1)
@@ -134,7 +130,7 @@ class Writer:
             units = np.searchsorted(state.grid.levels, units)
         codes = np.empty((units.shape[0], units.shape[2], units.shape[1]), dtype=self._codes.dtype)
         codes[:, :, self._lattice.order] = units.swapaxes(1, 2)
-        self._codes[groups, outputs] = codes
+        self._codes[:, outputs] = codes
         self._scale[numbers] = state.scale
 
     def tensor(self) -> QuantizedTensor | CodebookTensor:

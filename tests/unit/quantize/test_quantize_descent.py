@@ -7,10 +7,8 @@ import pytest
 
 from qcompress.quantize import Evidence, Gram, Layout, quantize, search_clip
 from qcompress.quantize.descent import descend, gptq, refit_scales
-from qcompress.quantize.lattice import lattice_of, rounded
+from qcompress.quantize.lattice import EVERY, lattice_of, rounded
 from qcompress.types import PerBlock, PerChannel, PerTensor, QuantScheme
-
-EVERYTHING = (slice(None), slice(None))
 
 
 def inputs_and_weight(inputs: int = 48, outputs: int = 10, rows: int = 400) -> tuple[np.ndarray, np.ndarray]:
@@ -24,7 +22,7 @@ def start(weight: np.ndarray, scheme: QuantScheme):
     evidence = Evidence(Layout.OUT_IN)
     tensor = quantize(weight, scheme, search_clip(weight, scheme))
     lattice = lattice_of(tensor, evidence)
-    return rounded(weight, tensor, lattice, evidence, EVERYTHING), lattice
+    return rounded(weight, tensor, lattice, evidence, EVERY), lattice
 
 
 def textbook_gptq(weight: np.ndarray, hessian: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -98,11 +96,11 @@ def test_grouped_inputs_are_rounded_like_each_group_alone():
     tensor = quantize(weight, scheme)
     evidence = Evidence(Layout.CONV, groups=2, gram=Gram(hessians, None, 100))
     lattice = lattice_of(tensor, evidence)
-    both = rounded(weight, tensor, lattice, evidence, EVERYTHING)
+    both = rounded(weight, tensor, lattice, evidence, EVERY)
     descend(both, hessians, 2)
     refit_scales(both, hessians)
     for group in range(2):
-        alone = rounded(weight, tensor, lattice, evidence, (slice(group, group + 1), slice(None)))
+        alone = rounded(weight, tensor, lattice, evidence, EVERY, slice(group, group + 1))
         descend(alone, hessians[group : group + 1], 2)
         refit_scales(alone, hessians[group : group + 1])
         np.testing.assert_array_equal(alone.units[0], both.units[group])
