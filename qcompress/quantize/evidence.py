@@ -49,11 +49,20 @@ class Gram:
 
     @property
     def pooled(self) -> Array:
-        """The mean over all rows."""
-        if self.held is None or self.held_rows == 0:
-            return self.fit
+        """(groups, inputs, inputs), the mean over all rows."""
+        return self._mean(self.fit, self.held)
+
+    @property
+    def moments(self) -> Array:
+        """(groups, inputs), E[x^2] over all rows."""
+        held = None if self.held is None else np.diagonal(self.held, axis1=1, axis2=2)
+        return np.maximum(self._mean(np.diagonal(self.fit, axis1=1, axis2=2), held), 0.0)
+
+    def _mean(self, fit: Array, held: Array | None) -> Array:
+        if held is None or self.held_rows == 0:
+            return fit
         share = self.held_rows / (self.rows + self.held_rows)
-        return np.asarray(self.fit * (1.0 - share) + self.held * share)
+        return np.asarray(fit * (1.0 - share) + held * share)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,5 +81,4 @@ class Evidence:
         """E[x^2], broadcastable to a weight of ``shape``; None when nothing is known."""
         if self.importance is not None or self.gram is None:
             return self.importance
-        diagonal = np.diagonal(self.gram.fit, axis1=1, axis2=2)
-        return importance_of(np.maximum(diagonal, 0.0), shape, self.layout, self.groups)
+        return importance_of(self.gram.moments, shape, self.layout, self.groups)
