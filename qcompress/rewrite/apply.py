@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from qcompress.decisions import CompressionPlan, Quantize
 from qcompress.errors import RecipeError
 from qcompress.graph import Model
-from qcompress.graph.passes.float16 import narrow_float16
+from qcompress.graph.passes.halves import narrow_halves
 from qcompress.graph.passes.unused import forget_made_up_names, remove_unused
 from qcompress.operators import find_layers, why_not_stored
 from qcompress.progress import SILENT, Progress
@@ -54,6 +54,6 @@ def apply_plan(
             stage.advance()
     write_activations(context)
     remove_unused(model)
-    narrow_float16(model)
+    narrow_halves(model)
     forget_made_up_names(model)
     return context.biases

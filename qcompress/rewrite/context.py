@@ -12,8 +12,8 @@ from qcompress.errors import RecipeError
 from qcompress.graph import Graph, Model, Node, Value
 from qcompress.graph.edit import Editor, taken_names
 from qcompress.operators import Layer
-from qcompress.quantize import least_scales_kept, quantize_weight
-from qcompress.types import Array, EncodedTensor, QuantizedTensor, QuantScheme
+from qcompress.quantize import Evidence, Layout, fit_weight, least_scales_kept, quantize_weight
+from qcompress.types import Array, EncodedTensor, QuantizedTensor, QuantScheme, Rounding
 
 
 @dataclass(slots=True)
@@ -75,18 +75,16 @@ Writer = Callable[[Context, Layer, Quantize], None]
 
 
 def encode(context: Context, layer: Layer, decision: Quantize) -> EncodedTensor:
-    """What was fitted for a weight, or its codes under the decision alone.
-
-    Raises:
-        RecipeError: the scheme can only be fitted, and nothing was.
-    """
+    """What was fitted for a weight to data, or what its own numbers give under the decision."""
     known = context.codes.get(layer.name)
     if known is not None:
         return known
     scheme = layer.scheme(decision.scheme)
-    if not isinstance(scheme, QuantScheme):
-        raise RecipeError(f"nothing was fitted for weight {layer.name!r} in {scheme}", "make the plan again")
-    return quantize_weight(layer.array, scheme, decision.clip)
+    if isinstance(scheme, QuantScheme) and decision.rounding is not Rounding.HQQ:
+        return quantize_weight(layer.array, scheme, decision.clip)
+    return fit_weight(
+        layer.array, scheme, decision.rounding, Evidence(Layout.TABLE)
+    )  # nothing is known of what it multiplies
 
 
 def encode_integers(context: Context, layer: Layer, decision: Quantize, least_scale: Array | None = None) -> QuantizedTensor:
@@ -99,22 +97,16 @@ def encode_integers(context: Context, layer: Layer, decision: Quantize, least_sc
         least_scale: (channels,) or None; groups with smaller scales are rounded again with these.
 
     Raises:
-        RecipeError: the scheme is not affine.
+        RecipeError: what was fitted has no integer codes.
     """
-    known = context.codes.get(layer.name)
     scheme = layer.scheme(decision.scheme)
-    if known is None and isinstance(scheme, QuantScheme):
+    own = layer.name not in context.codes and decision.rounding is not Rounding.HQQ
+    if own and isinstance(scheme, QuantScheme):
         return quantize_weight(layer.array, scheme, decision.clip, least_scale)
-    if not isinstance(known, QuantizedTensor):
+    encoded = encode(context, layer, decision)
+    if not isinstance(encoded, QuantizedTensor):
         raise RecipeError(
-            f"the plan wants weight {layer.name!r} {decision.form.value} in {decision.scheme}, which it cannot be",
+            f"weight {layer.name!r} is fitted in {encoded.scheme}, which has no integers to compute with",
             "make the plan again",
         )
-    return known if least_scale is None else least_scales_kept(known, layer.array, least_scale)
-
-
-def place_before_user(context: Context, node: Node, values: list[Value]) -> None:
-    """Place the producers of ``values``, in order, right before ``node``, in whichever graph that is."""
-    if not isinstance(node.graph, Graph):
-        raise TypeError(f"{node.name} lies outside every graph")
-    context.editor(node.graph).place_before(node, values)
+    return encoded if least_scale is None else least_scales_kept(encoded, layer.array, least_scale)
