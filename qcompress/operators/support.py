@@ -20,21 +20,20 @@ BLOCKS = 21
 LEAST_BLOCK = 16
 """The smallest block that the runtime's product with few bits knows; larger ones are powers of two."""
 
-SHOWN = (
-    "int8/channel",
-    "int4/channel",
-    "int3/channel",
-    "uint4/asym/channel",
-    "int4/block32",
-    "uint4/asym/block32",
-    "int16/channel",
-    "codebook16/channel",
-    "codebook256",
-    "log4/channel",
-    "float16",
-    "bfloat16",
-)
-"""Schemes that stand for all: one of every kind."""
+KINDS: dict[str, tuple[str, ...]] = {
+    "2 to 8 bits": ("int2", "int3/channel", "int4/channel", "int8/channel"),
+    "2 to 8 bits asymmetric": ("uint3/asym", "uint4/asym/channel", "uint8/asym/channel"),
+    "blocks": ("int4/block32", "uint4/asym/block32", "int8/block32"),
+    "16 bits": ("int16/channel",),
+    "codebooks": ("codebook16/channel", "codebook256"),
+    "powers of two": ("log4/channel",),
+    "float16": ("float16",),
+    "bfloat16": ("bfloat16",),
+}
+"""Kinds of schemes -> schemes that stand for each."""
+
+SHOWN = tuple(scheme for schemes in KINDS.values() for scheme in schemes)
+"""One scheme of every sort."""
 
 NO_FORM: dict[tuple[str, Form], str] = {
     ("Conv", Form.DYNAMIC): "ConvInteger runs at 0.1 to 0.5 of float speed",
@@ -175,3 +174,22 @@ def no_form(op_type: str, form: Form) -> str:
     if form is Form.GATHERED and OPERATORS[op_type].role is not Role.LOOKUP:
         return "rows are looked up by Gather only"
     return NO_FORM[op_type, form]
+
+
+def cell_rows(opset: int = BLOCKS) -> list[tuple[str, str, str, str]]:
+    """(operator, form, kinds of schemes it carries, why not the others) for every operator with weights and every form."""
+    found: dict[tuple[str, Form], dict[str, str]] = {}
+    kinds = {scheme: kind for kind, schemes in KINDS.items() for scheme in schemes}
+    for cell in cells(opset):
+        reasons = found.setdefault((cell.op_type, cell.form), {})
+        kind = kinds[str(cell.scheme)]
+        reasons[kind] = reasons.get(kind) or cell.reason
+    rows = []
+    for (op_type, form), reasons in found.items():
+        taken = [kind for kind, reason in reasons.items() if not reason]
+        refused: dict[str, list[str]] = {}
+        for kind, reason in reasons.items():
+            refused.setdefault(reason, []).append(kind)
+        because = (reason if not taken else f"{', '.join(names)}: {reason}" for reason, names in refused.items() if reason)
+        rows.append((op_type, form.value, ", ".join(taken) or "none", "; ".join(because)))
+    return rows

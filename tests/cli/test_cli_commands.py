@@ -308,6 +308,17 @@ def test_operators_in_three_forms() -> None:
         assert all(row["operator"] in text for row in rows)
 
 
+def test_operators_say_which_schemes_each_form_carries_and_why_not() -> None:
+    rows = json.loads(done("operators", "--cells", "--format", "json").stdout)
+    assert len(rows) == 8 * 5
+    for row in rows:
+        assert row["schemes"] == "none" or "bits" in row["schemes"]
+        assert row["why not the others"] or row["form"] in ("folded", "gathered")
+    (conv,) = (row for row in rows if (row["operator"], row["form"]) == ("Conv", "static"))
+    assert conv["schemes"] == "2 to 8 bits, 2 to 8 bits asymmetric"
+    assert "blocks: integer kernels" in conv["why not the others"]
+
+
 def test_version_and_help() -> None:
     import qcompress
 
