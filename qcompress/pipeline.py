@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -31,7 +32,7 @@ from qcompress.measure import (
     measure_size,
 )
 from qcompress.operators import find_layers
-from qcompress.operators.layers import CHANNEL_SCALES
+from qcompress.operators.support import CHANNEL_SCALES
 from qcompress.plan.choose import PREFERENCES, choose_forms
 from qcompress.plan.coverage import as_decisions, coverage, with_biases
 from qcompress.planning import (
@@ -53,6 +54,8 @@ from qcompress.rewrite import apply_plan
 from qcompress.runtime import SessionSettings, version
 from qcompress.types import Feed, TensorSignature
 
+FEEDS_TO_TIME = 4
+
 SIXTEEN_BITS = 21
 """The first operator set with 16-bit QuantizeLinear."""
 
@@ -63,13 +66,15 @@ class RunOptions:
 
     ``held_out``: the part of the data kept for choosing and measuring. ``latency_seconds``: budget of the latency
     measurement, 0 skips it. ``eval_samples``: at most so many are evaluated. ``target_threads``: for everything timed, when
-    it is not ``threads``. ``cost_file``: measurements to plan by, written when the file is not there yet.
+    it is not ``threads``. ``timing_data``: feeds of the sizes for which the model shall be fast, when the data has others.
+    ``cost_file``: measurements to plan by, written when the file is not there yet.
     """
 
     threads: int = 0
     target_threads: int | None = None
     effort: Effort = Effort.NORMAL
     cost_file: Path | None = None
+    timing_data: str | None = None
     held_out: float = 0.25
     data: DataOptions = field(default_factory=DataOptions)
     metric: str | None = None
@@ -118,11 +123,11 @@ def compress(
     parts = open_parts(prepared, data, options)
     evaluation = open_evaluation(prepared, eval_data, parts, options)
     if plan is None:
-        planned = make_plan(prepared, recipe, parts, plan_settings(recipe, options), progress)
+        planned = make_plan(prepared, recipe, parts, plan_settings(prepared, recipe, options), progress)
     elif plan.source != digest(source):
         raise RecipeError("the plan was made for another model", f"make it again: qcompress plan {source}")
     else:
-        work = open_workplace(prepared, recipe, parts, plan_settings(recipe, options), progress)
+        work = open_workplace(prepared, recipe, parts, plan_settings(prepared, recipe, options), progress)
         planned = Planned(plan, find_codes(work, plan))
     plan = planned.plan
     promise = Promise(recipe.budget, judged_outputs(prepared, recipe.outputs))
@@ -138,7 +143,8 @@ def compress(
             raise NothingToCompressError(
                 f"{source}: the result would be {size.ratio:.2f} times as large as the original", "nothing was written"
             )
-        latency, accuracy = _measure(source, written, parts, evaluation, options, progress)
+        timing = open_timing(prepared, options) or _first_feeds(evaluation or (parts.fit if parts is not None else None))
+        latency, accuracy = _measure(source, written, timing, evaluation, options, progress)
         report = Report(
             source=str(source),
             target=str(target),
@@ -147,7 +153,11 @@ def compress(
             size=size,
             latency=latency,
             accuracy=accuracy,
-            kernels=measure_kernels(written, SessionSettings(threads=options.threads)),
+            kernels=measure_kernels(
+                written,
+                SessionSettings(threads=options.threads),
+                unasked_bytes=0 if latency or accuracy else sum(size.float_weights.values()),
+            ),
             coverage=rows,
             gates=(
                 *check_gates(recipe.gates, size, latency, accuracy),
@@ -215,7 +225,7 @@ def _set_up(
 ) -> tuple[Model, Recipe, Parts | None, PlanSettings]:
     recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
     prepared = load_prepared(Path(source), recipe)
-    return prepared, recipe, open_parts(prepared, data, options), plan_settings(recipe, options)
+    return prepared, recipe, open_parts(prepared, data, options), plan_settings(prepared, recipe, options)
 
 
 def compare_models(
@@ -237,7 +247,8 @@ def compare_models(
     load_model(compressed)
     evaluation = open_evaluation(model, data, None, options)
     size = measure_size(float_model, compressed)
-    latency, accuracy = _measure(float_model, compressed, None, evaluation, options, progress)
+    timing = open_timing(model, options) or _first_feeds(evaluation)
+    latency, accuracy = _measure(float_model, compressed, timing, evaluation, options, progress)
     return Report(
         source=str(float_model),
         target=str(compressed),
@@ -309,17 +320,29 @@ def prepared_from(model: Model, recipe: Recipe | None = None) -> Model:
     return model
 
 
-def plan_settings(recipe: Recipe, options: RunOptions) -> PlanSettings:
-    """How to plan; a limit on accuracy is the budget of loss, unless it is a limit on a metric of the user's own."""
+def plan_settings(model: Model, recipe: Recipe, options: RunOptions) -> PlanSettings:
+    """How to plan."""
+    timing = open_timing(model, options)
+    return PlanSettings(
+        options.threads, timed_threads(options), options.effort, budget_for(recipe, options), options.cost_file, timing
+    )
+
+
+def budget_for(recipe: Recipe, options: RunOptions) -> float:
+    """What may be lost: a limit on accuracy, unless it is one on a metric of the user's own; else what the recipe says."""
     limit = None if options.metric else recipe.gates.max_accuracy_drop
-    budget = recipe.budget if limit is None else min(max(limit, 0.0), 1.0)
-    return PlanSettings(options.threads, timed_threads(options), options.effort, budget, options.cost_file)
+    return recipe.budget if limit is None else min(max(limit, 0.0), 1.0)
+
+
+def open_timing(model: Model, options: RunOptions) -> tuple[Feed, ...]:
+    """The feeds that are timed when the user names them."""
+    return () if options.timing_data is None else _first_feeds(_open(model, options.timing_data, options))
 
 
 def _budget_of(plan: CompressionPlan, recipe: Recipe, options: RunOptions) -> float | None:
     """What the plan may lose: what the user says now, else what it was made for."""
     asked = recipe.gates.max_accuracy_drop is not None and options.metric is None
-    return plan_settings(recipe, options).budget if asked else plan.budget
+    return budget_for(recipe, options) if asked else plan.budget
 
 
 def timed_threads(options: RunOptions) -> int:
@@ -345,7 +368,7 @@ def open_evaluation(model: Model, eval_data: str | None, parts: Parts | None, op
 
 
 def _measure(
-    source: Path, written: Path, parts: Parts | None, evaluation: Dataset | None, options: RunOptions, progress: Progress
+    source: Path, written: Path, timing: Sequence[Feed], evaluation: Dataset | None, options: RunOptions, progress: Progress
 ) -> tuple[LatencyReport | None, AccuracyReport | None]:
     metric = load_metric(options.metric) if options.metric else None
     accuracy = None
@@ -353,22 +376,15 @@ def _measure(
         accuracy = measure_accuracy(
             source, written, evaluation, metric, AccuracySettings(options.threads, options.metric or ""), progress
         )
-    timed = evaluation or (parts.fit if parts is not None else None)
     latency = None
-    if timed is not None and options.latency_seconds > 0:
-        feeds = _first_feeds(timed, 4)
+    if timing and options.latency_seconds > 0:
         settings = LatencySettings(threads=timed_threads(options), budget_seconds=options.latency_seconds)
-        latency = measure_latency(source, written, feeds, settings, progress)
+        latency = measure_latency(source, written, timing, settings, progress)
     return latency, accuracy
 
 
-def _first_feeds(dataset: Dataset, count: int) -> list[Feed]:
-    feeds: list[Feed] = []
-    for batch in dataset.batches():
-        feeds.append(batch.feed)
-        if len(feeds) == count:
-            break
-    return feeds
+def _first_feeds(dataset: Dataset | None, count: int = FEEDS_TO_TIME) -> tuple[Feed, ...]:
+    return () if dataset is None else tuple(batch.feed for batch in islice(dataset.batches(), count))
 
 
 def _remarks(parts: Parts | None, evaluation: Dataset | None) -> tuple[str, ...]:

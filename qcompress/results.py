@@ -23,7 +23,8 @@ class Interval:
 class WeightRow:
     """What became of one weight: a form, or the reason it was kept.
 
-    ``layers``: names of the nodes that use it. ``bytes_before`` and ``bytes_after`` include scales and zero points.
+    ``layers``: names of the nodes that use it. ``bytes_before`` and ``bytes_after`` include scales and zero points, and so
+    do ``bits`` of one number. ``entropy_bits``: what its code could not be stored in less than, each by itself.
     """
 
     weight: str
@@ -37,16 +38,21 @@ class WeightRow:
     scheme: str | None = None
     bits: float | None = None
     reason: str | None = None
+    entropy_bits: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SizeReport:
-    """Bytes on disk, external data included, and of the weights by type (``{"float32": bytes}``)."""
+    """Bytes on disk, external data included, and of the weights by type (``{"float32": bytes}``).
+
+    ``gzip_bytes``: of the compressed files after a further gzip, None when they are too large to try.
+    """
 
     float_bytes: int
     compressed_bytes: int
     float_weights: Mapping[str, int]
     compressed_weights: Mapping[str, int]
+    gzip_bytes: int | None = None
 
     @property
     def ratio(self) -> float:

@@ -24,11 +24,12 @@ class CostChoice:
     """Where the model will run, and the file of measurements."""
 
     target_threads: int | None
+    timing_data: str | None
     cost_file: Path | None
 
     def apply(self, options: RunOptions) -> RunOptions:
         """``options`` with what was chosen."""
-        return replace(options, target_threads=self.target_threads, cost_file=self.cost_file)
+        return replace(options, target_threads=self.target_threads, timing_data=self.timing_data, cost_file=self.cost_file)
 
     def check(self, inputs: Iterable[Path], targets: Iterable[Path]) -> None:
         """Refuse a file of measurements that is also a model, data or another result.
@@ -66,6 +67,11 @@ cost_options = bundle(
         type=click.IntRange(0, 256),
         metavar="N",
         help="Threads the model will run with: all times are measured with them; 0: all cores.  [default: --threads]",
+    ),
+    click.option(
+        "--timing-data",
+        metavar="SOURCE",
+        help="Inputs of the sizes for which the model shall be fast (two tokens, one image), if --data has others.",
     ),
     click.option(
         "--cost-file",

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from qcompress.calibrate import Batch
 from qcompress.decisions import CompressionPlan, Keep, Quantize
 from qcompress.errors import RecipeError
-from qcompress.operators import Layer, find_layers
-from qcompress.plan.fit import importance
+from qcompress.operators import find_layers
+from qcompress.planning.rounding import RoundingSettings, fit_codes
 from qcompress.planning.work import Workplace, measure_shifts
 from qcompress.recipe import Recipe
 from qcompress.rewrite.rescale import rescale_channels
-from qcompress.types import CodebookScheme, EncodedTensor, FloatScheme, QuantScheme, Rounding, Scheme, Statistics
+from qcompress.types import EncodedTensor, QuantScheme, Rounding, Scheme
 
 FITTED_ROUNDINGS = (Rounding.GPTQ, Rounding.FITTED)
 """Roundings that need the correlations of a layer's inputs."""
@@ -42,21 +43,14 @@ def rounding_for(recipe: Recipe, scheme: Scheme, has_data: bool) -> Rounding:
     return Rounding.CLIP if scheme.symmetric else Rounding.HQQ
 
 
-def finish(work: Workplace, plan: CompressionPlan, statistics: Statistics | None) -> Planned:
+def finish(work: Workplace, plan: CompressionPlan) -> Planned:
     """Fit the codes of a plan whose forms and schemes are final, and shift the biases for them.
 
     Raises:
         CalibrationError: an activation is NaN or infinite.
     """
-    has_data = work.parts is not None
-    weights: dict[str, Quantize | Keep] = {
-        name: decision
-        if isinstance(decision, Keep)
-        else replace(decision, rounding=rounding_for(work.recipe, decision.scheme, has_data))
-        for name, decision in plan.weights.items()
-    }
-    plan = replace(plan, weights=weights)
-    codes = find_codes(work, plan, statistics)
+    plan = with_roundings(work, plan)
+    codes = find_codes(work, plan)
     if not codes:
         return Planned(plan)
     place = _rescaled(work, plan)
@@ -67,34 +61,62 @@ def finish(work: Workplace, plan: CompressionPlan, statistics: Statistics | None
     return Planned(replace(plan, bias_shifts={**kept, **shifts}), codes)
 
 
-def find_codes(work: Workplace, plan: CompressionPlan, statistics: Statistics | None = None) -> dict[str, EncodedTensor]:
+def first_codes(work: Workplace, plan: CompressionPlan) -> dict[str, EncodedTensor]:
+    """Codes to compare layers by: each fitted on the original's tensors, in one pass."""
+    return find_codes(replace(work, recipe=replace(work.recipe, sequential=False)), with_roundings(work, plan))
+
+
+def with_roundings(work: Workplace, plan: CompressionPlan) -> CompressionPlan:
+    """The plan with every weight rounded as its scheme, the recipe and the data allow."""
+    has_data = work.parts is not None
+    weights: dict[str, Quantize | Keep] = {
+        name: decision
+        if isinstance(decision, Keep)
+        else replace(decision, rounding=rounding_for(work.recipe, decision.scheme, has_data))
+        for name, decision in plan.weights.items()
+    }
+    return replace(plan, weights=weights)
+
+
+def find_codes(work: Workplace, plan: CompressionPlan) -> dict[str, EncodedTensor]:
     """The codes of all weights that the plan's own numbers do not determine; the same data gives the same codes.
 
     Raises:
         RecipeError: the plan rounds to data, and there is none.
     """
-    place = _rescaled(work, plan)
-    codes: dict[str, EncodedTensor] = {}
-    fitted: dict[str, Quantize] = {}
-    for layer in place.layers:
-        decision = plan.weights.get(layer.name)
-        if not isinstance(decision, Quantize):
-            continue
-        if isinstance(decision.scheme, QuantScheme) and decision.rounding in FITTED_ROUNDINGS:
-            fitted[layer.name] = decision
-        elif not isinstance(decision.scheme, QuantScheme) or decision.rounding is Rounding.HQQ:
-            codes[layer.name] = _encoded(layer, decision, statistics)
+    fitted = {name for name, item in plan.weights.items() if isinstance(item, Quantize) and is_fitted(item)}
     if not fitted:
-        return codes
-    if place.parts is None:
+        return {}
+    to_data = sorted(name for name in fitted if needs_data(plan.weights[name]))
+    if to_data and work.parts is None:
         raise RecipeError(
-            f"{next(iter(fitted))!r} and {len(fitted) - 1} other weights are rounded to fit data, and there is none",
+            f"the plan fits {len(to_data)} weights to data, {to_data[0]!r} for one, and there is none",
             "give --data, the same as when the plan was made",
         )
-    from qcompress.planning.rounding import RoundingSettings, fit_codes
+    place = _rescaled(work, plan)
+    settings = RoundingSettings(threads=work.threads, sequential=work.recipe.sequential, shapes=work.shapes)
+    data = NoData() if work.parts is None else work.parts.fit
+    return fit_codes(place.model, place.layers, plan, data, settings, work.progress)
 
-    settings = RoundingSettings(threads=place.threads, sequential=place.recipe.sequential)
-    return {**codes, **fit_codes(place.model, place.layers, plan, place.parts.fit, settings, place.progress)}
+
+class NoData:
+    """No samples: what is fitted to the weights alone needs none."""
+
+    def batches(self) -> Iterator[Batch]:
+        """Nothing."""
+        return iter(())
+
+
+def is_fitted(decision: Quantize) -> bool:
+    """Whether the codes of a weight are more than its clip factors determine."""
+    if not isinstance(decision.scheme, QuantScheme):
+        return True
+    return decision.rounding in (*FITTED_ROUNDINGS, Rounding.HQQ) and decision.scheme.bits < WIDE
+
+
+def needs_data(decision: Quantize | Keep) -> bool:
+    """Whether codes are fitted to data."""
+    return isinstance(decision, Quantize) and is_fitted(decision) and decision.rounding in FITTED_ROUNDINGS
 
 
 def _rescaled(work: Workplace, plan: CompressionPlan) -> Workplace:
@@ -105,14 +127,3 @@ def _rescaled(work: Workplace, plan: CompressionPlan) -> Workplace:
     rescale_channels(model, plan.channel_scales)
     known = {layer.name for layer in work.layers}
     return replace(work, model=model, layers=[layer for layer in find_layers(model) if layer.name in known], placements={})
-
-
-def _encoded(layer: Layer, decision: Quantize, statistics: Statistics | None) -> EncodedTensor:
-    scheme = layer.scheme(decision.scheme)
-    weighted = importance(layer, statistics) if isinstance(scheme, CodebookScheme) else None
-    if isinstance(scheme, FloatScheme):
-        weighted = None
-    from qcompress.quantize import Evidence, Layout, fit_weight
-
-    evidence = Evidence(layout=Layout.TABLE, importance=weighted)
-    return fit_weight(layer.array, scheme, decision.rounding, evidence)

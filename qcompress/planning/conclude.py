@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from qcompress.decisions import CompressionPlan, Quantize
 from qcompress.errors import RecipeError
 from qcompress.graph import model_files
-from qcompress.planning.codes import WIDE, Planned, finish
+from qcompress.planning.codes import WIDE, Planned, finish, first_codes
 from qcompress.planning.losses import LossMeter
 from qcompress.planning.store import Measurements
 from qcompress.planning.widths import (
@@ -32,8 +32,8 @@ UNPACKING_BYTES = 600
 TRIES = 4
 """Candidates whose codes are fitted while looking for the fewest bits within a loss."""
 
-HEADROOM = 3.0
-"""Losses of clipped codes, layer by layer, may sum to so many times the budget at first: fitted codes lose less together."""
+HEADROOM = 1.0
+"""Losses of layers may sum to so many times the budget at first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +68,17 @@ def conclude(work: Workplace, plan: CompressionPlan, statistics: Statistics | No
         CalibrationError: an activation is NaN or infinite.
     """
     if not wants_widths(work):
-        planned = finish(work, plan, statistics)
+        planned = finish(work, plan)
         return _weighed(planned, tools) if planned.codes else planned
     if tools is None:
         if work.recipe.bits is None:  # a limit on size that stored codes do not reach: its gate will say so
-            return finish(work, plan, statistics)
+            return finish(work, plan)
         raise RecipeError(
             "the widths of codes are chosen by measured loss, and there are too few samples to measure on",
             "give --data with at least 8 samples, or one width for all: --weights int4/channel",
         )
     narrowing = Narrowing(work, plan, tools.meter, tools.measurements, statistics, tools.most_runs)
-    losses = measure_widths(narrowing)
+    losses = measure_widths(narrowing, lambda candidate: first_codes(work, candidate))
     sizes = {layer.name: elements(layer) for layer in narrowing.layers}
     most = _most_bits(narrowing)
     if most is not None:
@@ -119,7 +119,7 @@ def _within_bits(
             break
         most -= 8.0 * excess * 1.02 + 64.0
         plan = with_widths(narrowing, allot(sizes, losses, most))
-    return _told(finish(narrowing.work, plan, narrowing.statistics), sizes)
+    return _told(finish(narrowing.work, plan), sizes)
 
 
 def _smallest(
@@ -131,7 +131,7 @@ def _smallest(
 
     def loss_of(bound: float) -> float:
         widths = allot_loss(sizes, losses, bound)
-        planned = _weighed(finish(narrowing.work, with_widths(narrowing, widths), narrowing.statistics), tools)
+        planned = _weighed(finish(narrowing.work, with_widths(narrowing, widths)), tools)
         loss = 1.0 if planned.plan.loss is None else planned.plan.loss
         if loss <= budget:
             found.append((float(sum(sizes[name] * width for name, width in widths.items())), planned))
@@ -139,7 +139,7 @@ def _smallest(
 
     search_bound(HEADROOM * budget, budget, TRIES, loss_of)
     if not found:
-        return finish(narrowing.work, narrowing.plan, narrowing.statistics)
+        return finish(narrowing.work, narrowing.plan)
     return _told(min(found, key=lambda item: item[0])[1], sizes)
 
 

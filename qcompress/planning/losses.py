@@ -99,12 +99,18 @@ class LossMeter:
         """Seconds the float model takes for one feed."""
         return sum(self._line.seconds) if self._known else 0.0
 
-    def alone(self, plan: CompressionPlan, feeds: int | None = None) -> float:
+    def alone(
+        self,
+        plan: CompressionPlan,
+        feeds: int | None = None,
+        codes: Mapping[str, EncodedTensor] = NOTHING_FITTED,
+    ) -> float:
         """The loss when only the layers of this (partial) plan change; 0 to 1.
 
         Args:
             plan: of some of the layers; those it does not name stay float.
             feeds: take only so many, ``feeds_alone`` at most and by default; for a first look at a slow model.
+            codes: weight -> what was fitted to data for it.
 
         Raises:
             RecipeError: the plan wants what the model does not have.
@@ -115,7 +121,7 @@ class LossMeter:
         if not spans:
             return 0.0
         changed = {
-            first: (last, open_piece(self._cutter.rewritten(plan, (first, last)), self._settings.threads))
+            first: (last, open_piece(self._cutter.rewritten(plan, (first, last), codes), self._settings.threads))
             for first, last in spans
         }
         found = self._losses()

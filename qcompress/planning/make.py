@@ -66,7 +66,8 @@ class PlanSettings:
     """How to plan, apart from what the recipe wants.
 
     ``threads``: for calibration and losses. ``target_threads``: for everything timed. ``budget``: loss that is allowed.
-    ``cost_file``: measurements to use, or to write when the file is not there yet.
+    ``cost_file``: measurements to use, or to write when the file is not there yet. ``timing``: feeds of the sizes for which
+    the model shall be fast; those of the data when there are none.
     """
 
     threads: int = 0
@@ -74,6 +75,7 @@ class PlanSettings:
     effort: Effort = Effort.NORMAL
     budget: float = DEFAULT_BUDGET
     cost_file: Path | None = None
+    timing: tuple[Feed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +133,9 @@ def explore(work: Workplace, settings: PlanSettings) -> Exploration:
     if parts is None or parts.choose is None:
         raise RecipeError("there are too few samples to choose forms on", "give --data with at least 8 samples")
     choices = {
-        Way.STORED: choose_forms(work.layers, WEIGHTS, recipe, work.shapes),
-        Way.STATIC: choose_forms(work.layers, STATIC, recipe, work.shapes),
-        Way.DYNAMIC: choose_forms(work.layers, DYNAMIC, recipe, work.shapes),
+        Way.STORED: choose_forms(work.layers, WEIGHTS, recipe, work.speed_shapes),
+        Way.STATIC: choose_forms(work.layers, STATIC, recipe, work.speed_shapes),
+        Way.DYNAMIC: choose_forms(work.layers, DYNAMIC, recipe, work.speed_shapes),
     }
     groups = find_groups(work.layers, choices)
     kept: dict[str, Form | Keep] = {layer.name: Keep("") for layer in work.layers}
@@ -141,7 +143,7 @@ def explore(work: Workplace, settings: PlanSettings) -> Exploration:
     turns = alternating(work.layers, choices[Way.STATIC], choices[Way.STORED])
     fitted = fit(work, [*choices.values(), *singles, *turns])
     choosing = [batch.feed for batch in parts.choose.limit(CHOOSING_SAMPLES).batches()]
-    timing = [batch.feed for batch in islice(parts.fit.batches(), FEEDS_TO_TIME)]
+    timing = list(settings.timing) or [batch.feed for batch in islice(parts.fit.batches(), FEEDS_TO_TIME)]
     about = {
         "model": digest(work.model.path),
         "data": _digest([*timing, *choosing]),
@@ -157,7 +159,7 @@ def explore(work: Workplace, settings: PlanSettings) -> Exploration:
         profiling = ProfileSettings(threads=settings.target_threads, seconds=SECONDS_TO_PROFILE)
         measurements.costs = measure_costs(work.model, work.layers, variants, timing, profiling, progress)
         measurements.save()
-    estimator = Estimator(work.model, work.layers, measurements.costs, work.shapes)
+    estimator = Estimator(work.model, work.layers, measurements.costs, work.speed_shapes)
     meter = _meter(work, choosing)
     in_groups = {layer.name for group in groups for layer in group.layers}
     fixed = {name: form for name, form in choices[Way.STORED].items() if name not in in_groups}
@@ -237,7 +239,7 @@ def _without_search(work: Workplace, settings: PlanSettings) -> Planned:
     if mode is Mode.AUTO:
         mode = Mode.WEIGHTS
         notes = ("too few samples to check integer arithmetic on: weights are stored, arithmetic stays in float",)
-    chosen = choose_forms(work.layers, PREFERENCES[mode][0], work.recipe, work.shapes)
+    chosen = choose_forms(work.layers, PREFERENCES[mode][0], work.recipe, work.speed_shapes)
     fitted = fit(work, [chosen])
     plan = replace(assemble(work, chosen, fitted), notes=notes)
     parts = work.parts
@@ -276,7 +278,8 @@ def open_workplace(
     """
     _check_outputs(model, recipe)
     shapes = {} if parts is None else observe_shapes(model, next(iter(parts.fit.batches())).feed)
-    return Workplace(model, find_layers(model), recipe, parts, shapes, settings.threads, progress)
+    timed = observe_shapes(model, settings.timing[0]) if settings.timing else {}
+    return Workplace(model, find_layers(model), recipe, parts, shapes, settings.threads, progress, timed)
 
 
 def _goal(work: Workplace, settings: PlanSettings, oracle: ModelOracle, samples: int) -> Goal:

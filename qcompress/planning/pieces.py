@@ -16,8 +16,9 @@ from qcompress.operators import find_layers
 from qcompress.operators.flow import bias_holder, settled
 from qcompress.operators.regions import Region, find_region
 from qcompress.rewrite import apply_plan
+from qcompress.rewrite.apply import NOTHING_FITTED
 from qcompress.runtime import Optimization, Session, SessionSettings, open_session
-from qcompress.types import TensorSignature
+from qcompress.types import EncodedTensor, TensorSignature
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -94,8 +95,8 @@ class Cutter:
         spans = [*self.of_weights(_quantized(plan)), *((number, number) for number in nodes)]
         return _merged([*spans, *(self._rescaled(name) for name in plan.channel_scales)])
 
-    def rewritten(self, plan: CompressionPlan, span: Span) -> Model:
-        """A run of segments as a model of its own, changed as the plan says."""
+    def rewritten(self, plan: CompressionPlan, span: Span, codes: Mapping[str, EncodedTensor] = NOTHING_FITTED) -> Model:
+        """A run of segments as a model of its own, changed as the plan says; ``codes`` were fitted to data."""
         model = self._segments.extract(*span, self._tensors.types)
         nodes = {node.name for node in model.graph}
         tensors = {value.name for value in model.graph.inputs}
@@ -110,7 +111,7 @@ class Cutter:
             integer_nodes=tuple(name for name in plan.integer_nodes if name in nodes),
             bias_shifts={name: shift for name, shift in plan.bias_shifts.items() if name in nodes},
         )
-        apply_plan(part, model)
+        apply_plan(part, model, codes=codes)
         return model
 
     def _rescaled(self, name: str) -> Span:

@@ -14,19 +14,27 @@ from qcompress.plan.solver import Option, solve
 from qcompress.planning.losses import LossMeter
 from qcompress.planning.store import Measurements, key_of
 from qcompress.planning.work import Workplace, alone
-from qcompress.types import Form, QuantScheme, Rounding, Statistics
+from qcompress.types import EncodedTensor, Form, QuantScheme, Rounding, Statistics
 
 WIDTHS = (2, 3, 4, 5, 6, 8)
 """Widths to choose from; 7 bits save too little over 8 to be worth their third plane."""
 
+FITTED_WIDTH = 4
+"""The width in which codes are fitted to see how much of a loss fitting leaves."""
+
 ANCHORS = ((2, 3, 4, 5, 6), (3, 4), (4,))
 """Widths whose losses are measured, as many as there is time for; the rest follow from them."""
+
+LEAST_LEFT = 1e-3
+"""Share of a loss that fitting leaves at least, as far as a handful of samples can tell."""
 
 PER_BIT = 4.0
 """Squared rounding error, and with it the loss, falls by this factor with every bit (half the step)."""
 
 SMALL = 1e-3
 """A layer with a smaller share of all weights stays as wide as it is: there is nothing to save, and it may be touchy."""
+
+Fit = Callable[[CompressionPlan], Mapping[str, EncodedTensor]]
 
 Widths = Mapping[str, int]
 Losses = Mapping[tuple[str, int], float]
@@ -57,22 +65,45 @@ def elements(layer: Layer) -> int:
     return 0 if tensor is None else int(tensor.size)
 
 
-def measure_widths(narrowing: Narrowing) -> dict[tuple[str, int], float]:
-    """(weight, width) -> what the model loses when that weight alone has codes of that width; never less with fewer bits."""
+def measure_widths(narrowing: Narrowing, fit: Fit) -> dict[tuple[str, int], float]:
+    """(weight, width) -> what the model loses when that weight alone has codes of that width; never less with fewer bits.
+
+    Clipped codes of several widths say how the loss grows as bits go; codes fitted in one width, how much of it fitting
+    leaves, which differs a hundredfold between layers.
+
+    Args:
+        narrowing: the layers, and how to measure.
+        fit: plan -> codes fitted to data; no codes where the recipe rounds without data.
+    """
     layers = narrowing.layers
-    anchors = next((widths for widths in ANCHORS if len(widths) * len(layers) <= narrowing.most_runs), ANCHORS[-1])
-    blocks = _blocks(layers, max(1, narrowing.most_runs // len(anchors)))
+    anchors = next((widths for widths in ANCHORS if (len(widths) + 1) * len(layers) <= narrowing.most_runs), ANCHORS[-1])
+    blocks = _blocks(layers, max(1, narrowing.most_runs // (len(anchors) + 1)))
+    plan = with_widths(narrowing, {layer.name: FITTED_WIDTH for layer in layers})
+    codes = fit(plan)
     losses: dict[tuple[str, int], float] = {}
-    with narrowing.work.progress.stage("Measuring widths", len(blocks) * len(anchors), "widths") as stage:
+    with narrowing.work.progress.stage("Measuring widths", len(blocks) * (len(anchors) + 1), "widths") as stage:
         for block in blocks:
             whole = sum(elements(layer) for layer in block)
             known: dict[int, float] = {}
             for width in anchors:
                 known[width] = _loss_of(narrowing, block, width)
                 stage.advance()
+            left = _left_by_fitting(narrowing, block, known[FITTED_WIDTH], codes)
+            stage.advance()
             for width, loss in spread_widths(known).items():
-                losses.update({(layer.name, width): loss * elements(layer) / max(whole, 1) for layer in block})
+                losses.update({(layer.name, width): left * loss * elements(layer) / max(whole, 1) for layer in block})
     return losses
+
+
+def _left_by_fitting(
+    narrowing: Narrowing, block: Sequence[Layer], clipped: float, codes: Mapping[str, EncodedTensor]
+) -> float:
+    """The share of a loss that fitted codes leave."""
+    fitted = {layer.name: codes[layer.name] for layer in block if layer.name in codes}
+    if not fitted or clipped <= 0.0:
+        return 1.0
+    plan = _alone(narrowing, block, FITTED_WIDTH)
+    return min(1.0, max(narrowing.meter.alone(plan, codes=fitted) / clipped, LEAST_LEFT))
 
 
 def spread_widths(known: Mapping[int, float]) -> dict[int, float]:
@@ -168,13 +199,18 @@ def _narrower(narrowing: Narrowing, layer: Layer, decision: Quantize, width: int
 
 def _loss_of(narrowing: Narrowing, block: Sequence[Layer], width: int) -> float:
     """The loss when only these weights have codes of ``width``, decoded to float."""
+    plan = _alone(narrowing, block, width)
+    return narrowing.measurements.loss(f"width/{key_of(plan.to_json())}", lambda: narrowing.meter.alone(plan))
+
+
+def _alone(narrowing: Narrowing, block: Sequence[Layer], width: int) -> CompressionPlan:
+    """What is left of the plan when only these weights change, to clipped codes of ``width`` decoded to float."""
     weights: dict[str, Quantize | Keep] = {}
     for layer in block:
         decision = _affine(narrowing.plan.weights[layer.name])
         if decision is not None:
             weights[layer.name] = replace(_narrower(narrowing, layer, decision, width), form=Form.FOLDED)
-    plan = replace(alone(narrowing.plan, block, Placement((), (), {})), weights=weights, bias_shifts={})
-    return narrowing.measurements.loss(f"width/{key_of(plan.to_json())}", lambda: narrowing.meter.alone(plan))
+    return replace(alone(narrowing.plan, block, Placement((), (), {})), weights=weights, bias_shifts={})
 
 
 def _blocks(layers: Sequence[Layer], count: int) -> list[Sequence[Layer]]:

@@ -37,8 +37,15 @@ class Workplace:
     shapes: Shapes
     threads: int
     progress: Progress
+    timed_shapes: Shapes = field(default_factory=dict)
+    """Of every tensor in the feeds that are timed, when these are others than those of the data."""
     placements: dict[tuple[str, ...], Placement] = field(default_factory=dict)
     """Where integers flow for choices seen before, by the names of their static nodes."""
+
+    @property
+    def speed_shapes(self) -> Shapes:
+        """Of every tensor at the sizes for which the model shall be fast."""
+        return self.timed_shapes or self.shapes
 
     def place(self, chosen: Chosen) -> Placement:
         """Where integers flow when layers take the chosen forms."""

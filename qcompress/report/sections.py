@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 
 from qcompress.results import (
     AccuracyReport,
@@ -97,6 +98,8 @@ def _size(size: SizeReport) -> Section:
         rows.append((f"{dtype} weights", kilobytes(before), kilobytes(after), None))
     before, after = sum(size.float_weights.values()), sum(size.compressed_weights.values())
     rows.append(("all weights", kilobytes(before), kilobytes(after), f"{after / max(before, 1):.3f}"))
+    if size.gzip_bytes is not None:
+        rows.append(("file after gzip", None, kilobytes(size.gzip_bytes), f"{size.gzip_bytes / max(size.float_bytes, 1):.3f}"))
     return Section("Size", (_times_smaller(size),), ("part", "float kB", "compressed kB", "ratio"), tuple(rows))
 
 
@@ -197,13 +200,28 @@ def _coverage(coverage: tuple[WeightRow, ...], verbose: bool) -> list[Section]:
     if len(totals) > 1:
         totals.append(("all", "", *_sums(list(coverage))))
     columns = ("form", "scheme", "weights", "before kB", "after kB", "ratio")
-    found = [Section("Weights by form", (), columns, tuple(totals))] if totals else []
+    found = [Section("Weights by form", _bits(coverage), columns, tuple(totals))] if totals else []
     kept = [row for row in coverage if row.form is None]
     if kept and not verbose:
         found.append(_kept(kept))
     if coverage and verbose:
         found.append(Section("All weights (bytes)", (), _WEIGHT_COLUMNS, tuple(_weight(row) for row in coverage)))
     return found
+
+
+def _bits(coverage: tuple[WeightRow, ...]) -> tuple[str, ...]:
+    """Bits of a compressed weight on average, and what no code for single numbers could go below."""
+    rows = [row for row in coverage if row.form is not None and row.bits is not None]
+    elements = sum(prod(row.shape) for row in rows)
+    if not elements:
+        return ()
+    stored = sum(8 * row.bytes_after for row in rows) / elements
+    known = [row for row in rows if row.entropy_bits is not None]
+    told = f"{stored:.2f} bits a compressed weight, scales included"
+    if known:
+        bound = sum(prod(row.shape) * (row.entropy_bits or 0.0) for row in known) / sum(prod(row.shape) for row in known)
+        told += f"; the codes' entropy is {bound:.2f} bits"
+    return (told,)
 
 
 def _kept(rows: list[WeightRow]) -> Section:
@@ -221,14 +239,15 @@ def _kept(rows: list[WeightRow]) -> Section:
     return Section("Weights kept", (), ("reason", "weights", "kB", "which"), grouped)
 
 
-_WEIGHT_COLUMNS = ("weight", "layers", "shape", "before", "after", "bits", "became")
+_WEIGHT_COLUMNS = ("weight", "layers", "shape", "before", "after", "bits", "entropy", "became")
 
 
 def _weight(row: WeightRow) -> tuple[object, ...]:
     bits = None if row.bits is None else f"{row.bits:.4g}"
+    entropy = None if row.entropy_bits is None else f"{row.entropy_bits:.3g}"
     became = f"{row.form} {row.scheme or ''}".strip() if row.form else f"kept: {row.reason or 'no reason given'}"
     shape = f"{row.dtype} {_shape(row.shape)}"
-    return row.weight, _some(list(row.layers)), shape, row.bytes_before, row.bytes_after, bits, became
+    return row.weight, _some(list(row.layers)), shape, row.bytes_before, row.bytes_after, bits, entropy, became
 
 
 def _sums(rows: list[WeightRow]) -> tuple[object, ...]:
