@@ -11,7 +11,8 @@ import numpy as np
 from qcompress.graph import Graph, Model, Node, Value
 from qcompress.graph.edit import constant_array, int_attribute, ints_attribute, is_constant
 from qcompress.graph.model import dtype_name
-from qcompress.graph.passes.float16 import HALF_STORED
+from qcompress.graph.passes.halves import HALF_STORED
+from qcompress.graph.tensors import tensor_array
 from qcompress.operators.flow import can_be_static, is_plain_product
 from qcompress.operators.support import CHANNEL_SCALES, no_form, why_not
 from qcompress.operators.table import OPERATORS, Operator, Role
@@ -94,14 +95,14 @@ class Layer:
     def bytes(self) -> int:
         """Bytes of the weight as stored."""
         tensor = self.weight.const_value
-        return 0 if tensor is None else int(tensor.size * 2 if self.stored_dtype == "float16" else tensor.nbytes)
+        return 0 if tensor is None else int(tensor.size * 2 if HALF_STORED in self.weight.meta else tensor.nbytes)
 
     @property
     def stored_dtype(self) -> str:
-        """The element type in the file: float16 weights are float32 only while the model is worked on."""
+        """The element type in the file: float16 and bfloat16 weights are float32 only while the model is worked on."""
         if self.weight.dtype is None:
             return ""
-        return "float16" if self.weight.meta.get(HALF_STORED) else dtype_name(self.weight.dtype)
+        return str(self.weight.meta.get(HALF_STORED) or dtype_name(self.weight.dtype))
 
     @overload
     def scheme(self, wanted: QuantScheme) -> QuantScheme: ...
@@ -222,7 +223,7 @@ def _why_kept(value: Value, uses: tuple[Use, ...]) -> str:
     if value.is_graph_output():
         return "is also a model output"
     if value.dtype is None or value.dtype.name != "FLOAT":
-        return f"is {dtype_name(tensor.dtype)}: only float32 and float16 weights are compressed"
+        return f"is {dtype_name(tensor.dtype)}: only float32, float16 and bfloat16 weights are compressed"
     others = [use for use in uses if not use.is_weight]
     if len(others) == len(uses):
         biased = [use for use in uses if use.operator is not None and use.index == use.operator.bias]
@@ -237,7 +238,7 @@ def _why_kept(value: Value, uses: tuple[Use, ...]) -> str:
         use.operator is not None and use.operator.role is Role.LOOKUP and int_attribute(use.node, "axis", 0) for use in uses
     ):
         return "is gathered along another axis than the first"
-    if not np.all(np.isfinite(tensor.numpy())):
+    if not np.all(np.isfinite(tensor_array(tensor))):
         return "has NaN or infinite values"
     return ""
 

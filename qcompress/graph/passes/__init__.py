@@ -5,8 +5,8 @@ from collections.abc import Callable
 from qcompress.graph.model import Model
 from qcompress.graph.passes.affine import fold_affine
 from qcompress.graph.passes.constants import fold_constants, lift_constants
-from qcompress.graph.passes.float16 import widen_float16
 from qcompress.graph.passes.gates import join_gates
+from qcompress.graph.passes.halves import widen_halves
 from qcompress.graph.passes.hard_sigmoids import join_hard_sigmoids
 from qcompress.graph.passes.identities import read_identities
 from qcompress.graph.passes.initializers import unlist_initializers
@@ -30,7 +30,7 @@ PREPARATION: dict[str, Pass] = {
     "read identities": read_identities,
     "join hard sigmoids": join_hard_sigmoids,
     "unique names": unique_names,
-    "widen float16": widen_float16,
+    "widen halves": widen_halves,
     "join gates": join_gates,
     "fold constants": fold_constants,
     "fold pads": fold_pads,
