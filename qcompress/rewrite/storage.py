@@ -93,10 +93,15 @@ class Stored:
 
 def plain(quantized: QuantizedTensor) -> QuantizedTensor:
     """The same numbers with signed codes when they are symmetric, unsigned ones else; bytes are left as they are."""
+    return quantized if quantized.scheme.bits >= 8 else with_sign(quantized, quantized.scheme.symmetric)
+
+
+def with_sign(quantized: QuantizedTensor, signed: bool) -> QuantizedTensor:
+    """The same numbers with signed or unsigned codes."""
     scheme = quantized.scheme
-    if scheme.bits >= 8 or scheme.signed is scheme.symmetric:
+    if scheme.signed is signed:
         return quantized
-    other = replace(scheme, signed=scheme.symmetric)
+    other = replace(scheme, signed=signed)
     shift = other.qmin - scheme.qmin
     codes = (quantized.codes.astype(np.int16) + shift).astype(other.storage)
     zero_point = (quantized.zero_point.astype(np.int16) + shift).astype(other.storage)

@@ -172,3 +172,20 @@ def test_packed_weights_in_and_around_bodies_load_and_compute(name, opset, schem
         for level in (Optimization.ALL, Optimization.DISABLED):
             for got, wanted_output in zip(run(written, feed, level), expected, strict=True):
                 assert sqnr(got, wanted_output) > (28 if form in (DYNAMIC, WEIGHT_ONLY) else 90), form
+
+
+@pytest.mark.parametrize("scheme", ["int8/channel", "uint8/asym/channel", "uint4/asym", "int3/channel"])
+def test_static_products_with_biases_behind_them_fuse(scheme, tmp_path):
+    assert kernels(tmp_path, PRODUCTS, STATIC, scheme, CHANNEL_SCALES) == {"QGemm": 2, "QLinearMatMul": 1}
+
+
+@pytest.mark.parametrize("scheme", ["uint8/asym/channel", "uint4/asym/channel", "uint2/channel"])
+def test_static_codes_are_int8_whatever_the_scheme(scheme, tmp_path):
+    body, signature, weights, feed = CONVS
+    model = prepared(tmp_path, f'<ir_version: 8, opset_import: ["": 13]> net {signature} {{ {body} }}', weights)
+    apply_plan(plan_by_hand(model, {"w": STATIC}, feed, scheme), model)
+    (product,) = (
+        node for node in optimized(model.serialize(), tmp_path) if node.op_type == "QLinearConv" and "w" in node.input[3]
+    )
+    stored = {item.name: item for item in onnx.load(tmp_path / "optimized.onnx").graph.initializer}
+    assert stored[product.input[3]].data_type == onnx.TensorProto.INT8
