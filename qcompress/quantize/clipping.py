@@ -25,15 +25,18 @@ _MARGIN = 1e-4
 def clip_factors(scheme: QuantScheme) -> Array:
     """The factors tried, the preferred ones first.
 
-    Below 8 bits 1.0 to 0.4 in steps of 0.02. At 8 bits finer where channels find theirs, 1.0 to 0.9 in steps of 0.01, and
-    coarser down to 0.4, where the tensors with one scale for outliers and all find theirs.
+    Below 8 bits 1.0 to 0.4 in steps of 0.02, and coarser down to 0.08, where few codes for many heavy-tailed weights find theirs
+    (4,608 Student t weights a channel had 0.53 of the squared error of ending at 0.4 with 2 bits, 0.72 with 3, 0.93 with 4).
+
+    At 8 bits finer where channels find theirs, 1.0 to 0.9 in steps of 0.01, and coarser down to 0.4, where the tensors with one
+    scale for outliers and all find theirs.
 
     A symmetric scheme that uses its full range also tries, last, the factor above 1 that makes the largest positive value
     a code: squared error of 4 bits per block of 32 falls by 2 to 7 %, most where importance differs between inputs.
     """
     if scheme.bits >= 8:
         return np.concatenate([np.linspace(1.0, 0.9, 11), np.linspace(0.85, 0.4, 10)])
-    factors = np.linspace(1.0, 0.4, 31)
+    factors = np.concatenate([np.linspace(1.0, 0.4, 31), np.linspace(0.36, 0.08, 8)])
     if scheme.symmetric and scheme.bits <= FULL_RANGE_BITS:
         half = 2 ** (scheme.bits - 1)
         factors = np.append(factors, (half - 0.5) / (half - 1))

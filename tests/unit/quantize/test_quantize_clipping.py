@@ -54,7 +54,7 @@ def test_it_finds_the_least_weighted_error_of_the_grid(seed):
     importance = np.exp(2.0 * generator.standard_normal((1, 64)))
     errors = {
         factor: (importance * np.square(quantize(values, INT4, np.array(factor)).dequantize() - values)).sum()
-        for factor in (*np.linspace(1.0, 0.4, 31), 7.5 / 7)
+        for factor in (*np.linspace(1.0, 0.4, 31), *np.linspace(0.36, 0.08, 8), 7.5 / 7)
     }
     assert search_clip(values, INT4, importance) == pytest.approx(min(errors, key=errors.get))
 
@@ -97,3 +97,15 @@ def test_memory_beyond_the_weight_is_a_fraction_of_it():
 def test_a_weight_that_is_not_finite_is_refused():
     with pytest.raises(ModelError):
         search_clip(np.array([1.0, np.nan], np.float32), INT4)
+
+
+def test_few_codes_for_many_heavy_tailed_weights_are_cut_very_hard():
+    values = np.random.default_rng(8).standard_t(5, (3, 4608)).astype(np.float32)
+    scheme = QuantScheme(2, granularity=PerChannel(0))
+    factors = search_clip(values, scheme)
+    assert (factors < 0.4).all()
+
+    def error(clip: np.ndarray) -> float:
+        return float(np.square(quantize(values, scheme, clip).dequantize() - values).sum())
+
+    assert error(factors) < 0.7 * error(np.full(3, 0.4))
