@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from qcompress.errors import CalibrationError, ModelError
-from qcompress.types import Array, Granularity, PerChannel, PerTensor, QuantizedTensor, QuantScheme, spread
+from qcompress.types import Array, Granularity, PerBlock, PerChannel, PerTensor, QuantizedTensor, QuantScheme, spread
 
 # Smaller scales are denormal: processors that flush them to zero would divide by 0.
 LEAST_SCALE = float(np.finfo(np.float32).tiny)
@@ -27,6 +27,10 @@ LEAST_SCALE = float(np.finfo(np.float32).tiny)
 # The scale of a group of zeros is free, since all its codes are 0. The bias of its channel counts in steps of it, so it is
 # fine; 2^-14 is the smallest normal float16, so it survives in a float16 model.
 SCALE_OF_ZEROS = 2.0**-14
+
+
+# Elements that are divided and rounded at once: a large table needs little memory beside itself.
+AT_ONCE = 1 << 21
 
 
 # Up to this width symmetric weights use all 2^bits codes. Squared error against leaving the smallest code out (512 x 512
@@ -100,13 +104,43 @@ def round_to_codes(values: Array, scheme: QuantScheme, scale: Array, zero_point:
         scale: float32, in the shape ``QuantizedTensor`` describes.
         zero_point: storage type of the scheme, shape of ``scale``.
     """
+    codes = np.empty(values.shape, scheme.storage)
+    if values.ndim == 0:
+        codes[...] = _codes_of(values, scheme, scale, zero_point)
+    step = _rows_at_once(values.shape, scheme.granularity)
+    for start in range(0, len(values) if values.ndim else 0, step):
+        rows = slice(start, min(start + step, len(values)))
+        here = [_of_rows(parameter, rows, scheme.granularity, values.ndim) for parameter in (scale, zero_point)]
+        codes[rows] = _codes_of(values[rows], scheme, *here)
+    return QuantizedTensor(codes, scale, zero_point, scheme)
+
+
+def _codes_of(values: Array, scheme: QuantScheme, scale: Array, zero_point: Array) -> Array:
     lowest, highest = code_range(scheme)
     with np.errstate(over="ignore"):  # far outside the range a quotient may be infinite: it saturates like any other
         codes = np.asarray(np.asarray(values, dtype=np.float32) / spread(scale, values.shape, scheme.granularity))
     np.rint(codes, out=codes)
     codes += spread(zero_point, values.shape, scheme.granularity).astype(np.float32)  # exact up to 2^24
     np.clip(codes, lowest, highest, out=codes)
-    return QuantizedTensor(codes.astype(scheme.storage), scale, zero_point, scheme)
+    return codes
+
+
+def _rows_at_once(shape: tuple[int, ...], granularity: Granularity) -> int:
+    """Rows of the first axis that make about a part of ``AT_ONCE`` elements, whole blocks of them."""
+    rows = max(1, AT_ONCE // max(1, int(np.prod(shape[1:], dtype=np.int64))))
+    if isinstance(granularity, PerBlock) and granularity.axis % max(len(shape), 1) == 0:
+        rows = -(-rows // granularity.size) * granularity.size
+    return rows
+
+
+def _of_rows(parameter: Array, rows: slice, granularity: Granularity, rank: int) -> Array:
+    """The scales or zero points of some rows of the first axis."""
+    if isinstance(granularity, PerTensor):
+        return parameter
+    first = granularity.axis % rank == 0
+    if isinstance(granularity, PerChannel):
+        return parameter[rows] if first else parameter
+    return parameter[rows.start // granularity.size : -(-rows.stop // granularity.size)] if first else parameter[rows]
 
 
 def code_range(scheme: QuantScheme) -> tuple[int, int]:
