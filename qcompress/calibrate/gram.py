@@ -19,6 +19,7 @@ from qcompress.errors import CalibrationError
 from qcompress.graph import Node
 from qcompress.graph.edit import int_attribute, ints_attribute, string_attribute
 from qcompress.quantize import Gram
+from qcompress.quantize.align import Drift
 from qcompress.types import Array
 
 ROWS_PER_COLUMN = 8
@@ -231,35 +232,39 @@ class GramAccumulator:
     """Adds up the second moments of one layer's rows, apart for samples to fit on and for samples held out."""
 
     def __init__(self, rows: Rows, sampling: Sampling) -> None:
-        self.groups, self.columns = rows.groups, rows.columns
         self._sampling = sampling
         self._per_sample = sampling.per_sample(rows.columns)
-        self._fit = _Moment(rows.groups, rows.columns)
-        self._held = _Moment(rows.groups, rows.columns)
+        shape = (rows.groups, rows.columns, rows.columns)
+        self._fit, self._held = _Moment(shape), _Moment(shape)
+        self._fit_drift, self._held_drift = _Moment(shape), _Moment(shape)
 
-    def add(self, x: Array, rows: Rows, first: int, samples: int) -> None:
+    def add(self, x: Array, rows: Rows, place: Place, exact: Array | None = None) -> None:
         """Take rows from one input.
 
         Args:
-            x: a layer's input in one feed. If its first axis can be cut into ``samples`` equal parts these are the samples,
-                else all of it counts as the first one.
+            x: a layer's input in one feed. If its first axis can be cut into as many equal parts as the feed has samples these
+                are the samples, else all of it counts as the first one.
             rows: how this use of the weight reads it; groups and columns are those of all uses.
-            first: number of the feed's first sample among all samples.
-            samples: in the feed.
+            place: which samples the feed has.
+            exact: what the input should be, if that is known; given with every input or with none.
         """
-        parts = samples if x.shape[0] % samples == 0 else 1
+        parts = place.samples if x.shape[0] % place.samples == 0 else 1
         size = x.shape[0] // parts
         for part in range(parts):
-            sample = first + part
-            piece = x[part * size : (part + 1) * size]
-            total = rows.count(piece)
-            wanted = self._per_sample * (samples // parts)
-            chosen = spaced(total, wanted, (sample * GOLDEN) % 1.0)
-            if len(chosen):
-                taken = rows.take(piece, chosen)
-                (self._held if self._sampling.is_held(sample) else self._fit).add(taken)
+            sample = place.first + part
+            piece = slice(part * size, (part + 1) * size)
+            wanted = self._per_sample * (place.samples // parts)
+            chosen = spaced(rows.count(x[piece]), wanted, (sample * GOLDEN) % 1.0)
+            if not len(chosen):
+                continue
+            held = self._sampling.is_held(sample)
+            taken = rows.take(x[piece], chosen)
+            (self._held if held else self._fit).add(taken, taken)
+            if exact is not None:
+                missing = rows.take(exact[piece], chosen) - taken
+                (self._held_drift if held else self._fit_drift).add(taken, missing)
 
-    def finish(self, tensor: str) -> Gram | None:
+    def gram(self, tensor: str) -> Gram | None:
         """The Gram matrices, None when there was no row to fit on.
 
         Args:
@@ -276,29 +281,47 @@ class GramAccumulator:
                 )
         return None if fit is None else Gram(fit, held, self._fit.rows, self._held.rows)
 
+    def drift(self) -> Drift | None:
+        """How far the inputs are from what they should be, None where that is not known of any, or of no held-out sample."""
+        fit, held = self._fit_drift.mean(), self._held_drift.mean()
+        return None if fit is None or held is None else Drift(fit, held)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The samples of a feed: number of the first among all, and how many."""
+
+    first: int
+    samples: int
+
 
 class _Moment:
-    """The mean of row rowT, (groups, columns, columns); blocks of rows are multiplied and added in float64."""
+    """The mean of left rightT over rows, (groups, columns, columns); blocks of rows are multiplied and added in float64."""
 
-    def __init__(self, groups: int, columns: int) -> None:
-        self._sum = np.zeros((groups, columns, columns))
-        self._block: list[Array] = []
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        self._shape = shape
+        self._sum: Array | None = None
+        self._blocks: list[tuple[Array, Array]] = []
         self._waiting = 0
         self.rows = 0
 
-    def add(self, rows: Array) -> None:
-        self._block.append(np.asarray(rows, dtype=np.float32))
-        self._waiting += self._block[-1].nbytes
-        self.rows += rows.shape[1]
+    def add(self, left: Array, right: Array) -> None:
+        self._blocks.append((np.asarray(left, dtype=np.float32), np.asarray(right, dtype=np.float32)))
+        self._waiting += left.nbytes
+        self.rows += left.shape[1]
         if self._waiting >= BLOCK_BYTES:
             self._multiply()
 
     def mean(self) -> Array | None:
         self._multiply()
-        return self._sum / self.rows if self.rows else None
+        return None if self._sum is None else self._sum / self.rows
 
     def _multiply(self) -> None:
-        if self._block:
-            block = np.concatenate(self._block, axis=1).astype(np.float64)
-            self._sum += np.matmul(block.transpose(0, 2, 1), block)
-            self._block, self._waiting = [], 0
+        if not self._blocks:
+            return
+        left = np.concatenate([block[0] for block in self._blocks], axis=1).astype(np.float64)
+        same = all(block[0] is block[1] for block in self._blocks)
+        right = left if same else np.concatenate([block[1] for block in self._blocks], axis=1).astype(np.float64)
+        self._sum = np.zeros(self._shape) if self._sum is None else self._sum
+        self._sum += np.matmul(left.transpose(0, 2, 1), right)
+        self._blocks, self._waiting = [], 0

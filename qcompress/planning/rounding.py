@@ -1,20 +1,21 @@
 """Fit the codes of all weights to the data, one layer after the other, each on the inputs that it will really get.
 
-The model is cut in front of (nearly) every layer. What crosses the cut is kept for each feed; a segment is run on it, the Gram
-matrices of its layers are added up, their codes fitted, and the segment run again with these codes. So every node runs once or
-twice however many layers there are, and the Gram matrices of one segment are held at a time.
+The model is cut in front of (nearly) every layer. What crosses the cut is kept for each feed, of the float model and of the
+compressed one; the Gram matrices of a segment's layers are added up, their codes fitted so that they also make up for the errors
+of the layers before them, and the segment is run with these codes. So every node runs a few times however many layers there are,
+and the Gram matrices of one segment are held at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
 
 from qcompress.calibrate import Batch, observe_shapes
-from qcompress.calibrate.gram import GramAccumulator, Sampling
+from qcompress.calibrate.gram import GramAccumulator, Place, Sampling
 from qcompress.decisions import CompressionPlan, Quantize
 from qcompress.graph import Model, extend
 from qcompress.graph.edit import set_constant
@@ -25,6 +26,7 @@ from qcompress.planning.readings import Reading, Readings, readings_of
 from qcompress.planning.shelf import Shelf
 from qcompress.progress import SILENT, Progress
 from qcompress.quantize import Evidence, Gram, fit_weight, quantize_weight
+from qcompress.quantize.align import Drift, align
 from qcompress.runtime import Session, SessionSettings, open_session
 from qcompress.types import Array, CodebookScheme, EncodedTensor, FloatScheme, QuantScheme, Rounding
 
@@ -39,8 +41,8 @@ FITTING = (Rounding.GPTQ, Rounding.FITTED)
 class RoundingSettings:
     """How to fit codes.
 
-    ``sequential``: layers get the inputs that the layers before them make with their fitted codes, instead of the float
-    model's. ``rows``: to fit each layer on, 0 for as many as its columns ask for. ``memory_bytes``: for what crosses between
+    ``sequential``: layers get the inputs that the layers before them make with their fitted codes, and aim at the float
+    model's outputs; else they get the float model's inputs. ``rows``: to fit each layer on, 0 for as many as its columns ask for. ``memory_bytes``: for what crosses between
     segments, all feeds together; what does not fit goes to temporary files. ``held_out``: share of the samples that shrinkage
     is chosen on. ``shapes``: of every tensor in the first feed, when they are known.
     """
@@ -51,6 +53,10 @@ class RoundingSettings:
     memory_bytes: int = 1 << 30
     held_out: float = 0.25
     shapes: Shapes = field(default_factory=dict)
+
+
+Compress = Callable[[Model, int], None]
+"""Gives the weights of a segment, of the given number, the values they will have."""
 
 
 class Data(Protocol):
@@ -101,9 +107,11 @@ def fit_codes(
         if len(codes) < len(fitted):
             with TemporaryDirectory(prefix="qcompress-") as folder:
                 walk = _Walk(model, tasks, settings, codes)
-                walk.start(data, Path(folder))
-                for number in range(walk.last + 1):
-                    stage.advance(walk.step(number))
+                if walk.start(data, Path(folder)):
+                    for number in range(walk.last + 1):
+                        stage.advance(walk.step(number))
+        for name in fitted:
+            codes[name] = codes[name] if name in codes else tasks[name].encode(None)
     return {name: codes[name] for name in fitted}
 
 
@@ -130,13 +138,16 @@ class _Task:
         used = rounding in FITTING or (isinstance(scheme, CodebookScheme) and rounding is Rounding.CLIP)
         return self.is_fitted and used and not isinstance(scheme, FloatScheme) and bool(self.uses.nodes)
 
-    def encode(self, gram: Gram | None) -> EncodedTensor:
+    def encode(self, gram: Gram | None, drift: Drift | None = None) -> EncodedTensor:
         """The codes, as good as they get with what is known."""
         scheme = self.layer.scheme(self.decision.scheme)
         if isinstance(scheme, QuantScheme) and not self.is_fitted:
             return quantize_weight(self.layer.array, scheme, self.decision.clip)
         evidence = Evidence(self.uses.layout, self.uses.groups, gram)
-        return fit_weight(self.layer.array, scheme, self.decision.rounding, evidence)
+        weight = self.layer.array
+        if drift is not None and len(self.uses.nodes) == len(self.layer.uses):  # a looked-up row must stay what it is
+            weight = align(weight, evidence, drift)
+        return fit_weight(weight, scheme, self.decision.rounding, evidence)
 
 
 def _tasks(layers: Sequence[Layer], plan: CompressionPlan) -> dict[str, _Task]:
@@ -149,6 +160,43 @@ def _tasks(layers: Sequence[Layer], plan: CompressionPlan) -> dict[str, _Task]:
     return found
 
 
+class _Line:
+    """One run of all feeds, segment after segment: of the float model, or with compressed weights (``compress``)."""
+
+    def __init__(self, segments: Segments, tensors: Tensors, threads: int, shelf: Shelf, compress: Compress | None) -> None:
+        self._segments, self._tensors, self._threads = segments, tensors, threads
+        self._shelf, self._compress = shelf, compress
+
+    def tensors(self, number: int, wanted: Sequence[str]) -> Iterator[dict[str, Array]]:
+        """Tensors of a segment in each feed, without running more than what makes them."""
+        inputs = self._segments.between(number, number).inputs
+        made = [name for name in wanted if name not in inputs]
+        session = self._open(number, made) if made else None
+        for feed in range(len(self._shelf)) if wanted else ():
+            given = self._shelf.take(feed, inputs if made else wanted)
+            yield given if session is None else given | session.run(given, made)
+
+    def pass_on(self, number: int, last: int) -> None:
+        """Run a segment and keep what those behind it, to the ``last`` one, read."""
+        here = self._segments.between(number, number)
+        kept = {name for later in range(number + 1, last + 1) for name in self._segments.between(later, later).inputs}
+        outputs = [name for name in here.outputs if name in kept]
+        session = self._open(number, outputs) if outputs else None
+        for feed in range(len(self._shelf)):
+            made = {} if session is None else session.run(self._shelf.take(feed, here.inputs), outputs)
+            self._shelf.keep_only(feed, kept)
+            for name, array in made.items():
+                self._shelf.put(feed, name, array)
+
+    def _open(self, number: int, outputs: Sequence[str]) -> Session:
+        """A segment as a session; what the outputs do not need is not run."""
+        piece = self._segments.extract(number, number, self._tensors.types)
+        if self._compress is not None:
+            self._compress(piece, number)
+        settings = SessionSettings(threads=self._threads, spinning=False, arena=False)
+        return open_session(extend(piece, [], {}, outputs), settings)
+
+
 class _Walk:
     """The way through the segments; ``codes`` fills up on it."""
 
@@ -158,26 +206,41 @@ class _Walk:
         self._model, self._tasks, self._settings, self._codes = model, tasks, settings, codes
         self._stand_ins: dict[str, EncodedTensor] = {}
         self._accumulators: dict[str, GramAccumulator] = {}
-        self._samples: list[int] = []
+        self._places: list[Place] = []
 
-    def start(self, data: Data, folder: Path) -> None:
-        """Read all feeds and cut the model."""
-        self._shelf = Shelf(folder, self._settings.memory_bytes)
+    def start(self, data: Data, folder: Path) -> bool:
+        """Read all feeds and cut the model; False if there are no feeds."""
+        settings = self._settings
+        names = ("exact", "changed") if settings.sequential else ("exact",)
+        shelves = [Shelf(folder / name, settings.memory_bytes // len(names)) for name in names]
+        samples = 0
         for batch in data.batches():
-            feed = self._shelf.new_feed()
-            self._samples.append(batch.samples)
-            for name, array in batch.feed.items():
-                self._shelf.put(feed, name, array)
-        first = self._shelf.take(0, [item.name for item in self._model.inputs])
-        shapes = self._settings.shapes or observe_shapes(self._model, first)
-        self._tensors = Tensors.of(self._model, shapes)
+            for shelf in shelves:
+                shelf.add(batch.feed)
+            self._places.append(Place(samples, batch.samples))
+            samples += batch.samples
+        if not samples:
+            return False
+        self._sampling = Sampling(samples, settings.held_out, settings.rows)
+        first = shelves[0].take(0, [item.name for item in self._model.inputs])
+        shapes = settings.shapes or observe_shapes(self._model, first)
+        tensors = Tensors.of(self._model, shapes)
         nodes = {reading.node for task in self._tasks.values() if task.wants_gram for reading in task.uses.nodes}
         costs = {node.name or "": float(node.name in nodes) for node in self._model.graph}
-        inner = inner_tensors(self._model, self._tensors)
-        self._segments = Segments(self._model, CutSettings(len(nodes), costs, self._tensors.sizes, inner))
-        index = self._segments.index()
-        self._readings: list[list[tuple[str, Reading]]] = [[] for _ in range(len(self._segments))]
-        self._due: list[list[str]] = [[] for _ in range(len(self._segments))]
+        inner = inner_tensors(self._model, tensors)
+        segments = Segments(self._model, CutSettings(len(nodes), costs, tensors.sizes, inner))
+        self._exact = _Line(segments, tensors, settings.threads, shelves[0], None)
+        self._changed = (
+            _Line(segments, tensors, settings.threads, shelves[-1], self._compress) if settings.sequential else None
+        )
+        self._sort(segments)
+        return True
+
+    def _sort(self, segments: Segments) -> None:
+        """Find what is read in which segment, and where the last rows of each weight are in."""
+        index = segments.index()
+        self._readings: list[list[tuple[str, Reading]]] = [[] for _ in range(len(segments))]
+        self._due: list[list[str]] = [[] for _ in range(len(segments))]
         for name, task in self._tasks.items():
             if task.wants_gram:
                 inside = [(index[reading.node], reading) for reading in task.uses.nodes if reading.node in index]
@@ -188,76 +251,43 @@ class _Walk:
 
     def step(self, number: int) -> int:
         """Fit the layers of a segment and pass on what the next ones need; returns how many were fitted."""
-        if self._settings.sequential:
-            self._collect(number)
-            done = self._fit(number)
-            if number < self.last:
-                self._pass_on(number)
-            return done
-        self._pass_on(number, collecting=True)
-        return self._fit(number)
-
-    def _collect(self, number: int) -> None:
-        """Add up the Gram matrices of a segment's layers, without running more than what makes their inputs."""
-        inputs = self._segments.between(number, number).inputs
-        wanted = list(dict.fromkeys(reading.tensor for _, reading in self._readings[number]))
-        made = [name for name in wanted if name not in inputs]
-        session = None
-        if made:
-            session = self._open(number, made, left=self._due[number])
-        for feed in range(len(self._shelf)) if wanted else ():
-            given = self._shelf.take(feed, inputs if made else wanted)
-            self._add(number, feed, given if session is None else given | session.run(given, made))
-
-    def _pass_on(self, number: int, collecting: bool = False) -> None:
-        """Run a segment and keep what later ones read; in float if ``collecting``, else with the codes."""
-        inputs = self._segments.between(number, number).inputs
-        kept = {name for later in range(number + 1, self.last + 1) for name in self._segments.between(later, later).inputs}
-        outputs = [name for name in self._segments.between(number, number).outputs if name in kept]
-        wanted = list(dict.fromkeys(reading.tensor for _, reading in self._readings[number])) if collecting else []
-        made = [*outputs, *(name for name in wanted if name not in inputs and name not in outputs)]
-        session = None
-        if made:
-            session = self._open(number, made, left=self._tasks if collecting else ())
-        for feed in range(len(self._shelf)):
-            values = self._shelf.take(feed, inputs)
-            if session is not None:
-                values |= session.run(values, made)
-            self._add(number, feed, values if collecting else {})
-            self._shelf.keep_only(feed, kept)
-            for name in outputs:
-                self._shelf.put(feed, name, values[name])
-
-    def _add(self, number: int, feed: int, values: Mapping[str, Array]) -> None:
-        """Rows of one feed to the Gram matrices of a segment's layers."""
-        sampling = Sampling(sum(self._samples), self._settings.held_out, self._settings.rows)
-        first = sum(self._samples[:feed])
-        for name, reading in self._readings[number] if values else ():
-            if name not in self._accumulators:
-                self._accumulators[name] = GramAccumulator(reading.rows, sampling)
-            self._accumulators[name].add(values[reading.tensor], reading.rows, first, self._samples[feed])
-
-    def _fit(self, number: int) -> int:
-        """Fit the layers whose last rows are in."""
+        self._collect(number)
         for name in self._due[number]:
-            accumulator = self._accumulators.pop(name, None)
-            tensor = self._tasks[name].uses.nodes[0].tensor
-            self._codes[name] = self._tasks[name].encode(None if accumulator is None else accumulator.finish(tensor))
-            self._stand_ins.pop(name, None)
+            self._fit(name)
+        for line in (self._exact, self._changed):
+            if line is not None and number < self.last:
+                line.pass_on(number, self.last)
         return len(self._due[number])
 
-    def _open(self, number: int, outputs: Sequence[str], left: Collection[str]) -> Session:
-        """A segment as a session, with all weights compressed but those to be left; what no output needs is not run."""
-        piece = self._segments.extract(number, number, self._tensors.types)
-        self._compress(piece, left)
-        settings = SessionSettings(threads=self._settings.threads, spinning=False, arena=False)
-        return open_session(extend(piece, [], {}, outputs), settings)
+    def _collect(self, number: int) -> None:
+        """Add up the Gram matrices of a segment's layers."""
+        wanted = list(dict.fromkeys(reading.tensor for _, reading in self._readings[number]))
+        exact = self._exact.tensors(number, wanted)
+        changed = exact if self._changed is None else self._changed.tensors(number, wanted)
+        for place, values in zip(self._places, changed, strict=False):
+            aims = {} if self._changed is None else next(exact)
+            for name, reading in self._readings[number]:
+                if name not in self._accumulators:
+                    self._accumulators[name] = GramAccumulator(reading.rows, self._sampling)
+                self._accumulators[name].add(values[reading.tensor], reading.rows, place, aims.get(reading.tensor))
 
-    def _compress(self, piece: Model, left: Collection[str]) -> None:
-        """Give the weights of a segment the values they will have; one that is used again further on gets a stand-in."""
+    def _fit(self, name: str) -> None:
+        """Fit a weight whose last rows are in."""
+        accumulator, task = self._accumulators.pop(name, None), self._tasks[name]
+        if accumulator is None:
+            self._codes[name] = task.encode(None)
+        else:
+            self._codes[name] = task.encode(accumulator.gram(task.uses.nodes[0].tensor), accumulator.drift())
+        self._stand_ins.pop(name, None)
+
+    def _compress(self, piece: Model, number: int) -> None:
+        """Give the weights of a segment the values they will have.
+
+        Those that are about to be fitted stay float; one that is fitted further on gets a stand-in.
+        """
         for graph in piece.ir.graphs():
             for name, value in graph.initializers.items():
-                if name not in self._tasks or name in left:
+                if name not in self._tasks or (name not in self._codes and name in self._due[number]):
                     continue
                 if name not in self._codes and name not in self._stand_ins:
                     self._stand_ins[name] = self._tasks[name].encode(None)

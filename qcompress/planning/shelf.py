@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qcompress.types import Array
+from qcompress.types import Array, Feed
 
 
 class Shelf:
@@ -19,6 +19,7 @@ class Shelf:
     """
 
     def __init__(self, folder: Path, memory_bytes: int) -> None:
+        folder.mkdir(exist_ok=True)
         self._folder = folder
         self._free = memory_bytes
         self._feeds: list[dict[str, Array | Path]] = []
@@ -27,10 +28,11 @@ class Shelf:
     def __len__(self) -> int:
         return len(self._feeds)
 
-    def new_feed(self) -> int:
-        """Room for one more feed; returns its number."""
+    def add(self, feed: Feed) -> None:
+        """Keep the arrays of one more feed."""
         self._feeds.append({})
-        return len(self._feeds) - 1
+        for name, array in feed.items():
+            self.put(len(self._feeds) - 1, name, array)
 
     def put(self, feed: int, name: str, array: Array) -> None:
         """Keep an array under a name that the feed does not have yet."""

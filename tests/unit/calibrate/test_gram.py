@@ -11,6 +11,7 @@ import pytest
 from qcompress.calibrate.gram import (
     GramAccumulator,
     PatchRows,
+    Place,
     Sampling,
     VectorRows,
     Window,
@@ -61,8 +62,8 @@ def gram_of(path: Path, x: Array, weight: Array, sampling: Sampling) -> tuple[Ar
     rows = rows_of(node, weight.shape)
     assert rows is not None
     accumulator = GramAccumulator(rows, sampling)
-    accumulator.add(x, rows, 0, 1)
-    found = accumulator.finish("x")
+    accumulator.add(x, rows, Place(0, 1))
+    found = accumulator.gram("x")
     assert found is not None
     return found.fit, found.rows
 
@@ -145,10 +146,10 @@ def test_whole_samples_are_held_out_however_they_are_fed() -> None:
     sampling = Sampling(12, 0.25, rows=90)
     together, apart = GramAccumulator(rows, sampling), GramAccumulator(rows, sampling)
     for start in range(0, 12, 6):
-        together.add(x[start : start + 6], rows, start, 6)
+        together.add(x[start : start + 6], rows, Place(start, 6))
     for sample in range(12):
-        apart.add(x[sample : sample + 1], rows, sample, 1)
-    ours, theirs = together.finish("x"), apart.finish("x")
+        apart.add(x[sample : sample + 1], rows, Place(sample, 1))
+    ours, theirs = together.gram("x"), apart.gram("x")
     assert ours is not None
     assert theirs is not None
     assert ours.rows == theirs.rows == 90  # ten of each of the nine samples that are not held out
@@ -158,8 +159,8 @@ def test_whole_samples_are_held_out_however_they_are_fed() -> None:
     held = [sample for sample in range(12) if sampling.is_held(sample)]
     assert held == [3, 7, 11]
     every = GramAccumulator(rows, Sampling(12, 0.25, rows=10**9))
-    every.add(x, rows, 0, 12)
-    found = every.finish("x")
+    every.add(x, rows, Place(0, 12))
+    found = every.gram("x")
     assert found is not None
     assert found.held is not None
     flat = x[held].reshape(-1, 4).astype(np.float64)
@@ -186,12 +187,31 @@ def test_positions_do_not_fall_into_step_with_the_width() -> None:
 
 def test_nan_is_an_error_that_names_the_tensor() -> None:
     accumulator = GramAccumulator(VectorRows(2), Sampling(1))
-    accumulator.add(np.array([[1.0, np.nan]], np.float32), VectorRows(2), 0, 1)
+    accumulator.add(np.array([[1.0, np.nan]], np.float32), VectorRows(2), Place(0, 1))
     with pytest.raises(CalibrationError, match="hidden"):
-        accumulator.finish("hidden")
+        accumulator.gram("hidden")
 
 
 def test_no_rows_give_no_matrix() -> None:
     accumulator = GramAccumulator(VectorRows(2), Sampling(1))
-    accumulator.add(np.zeros((0, 2), np.float32), VectorRows(2), 0, 1)
-    assert accumulator.finish("x") is None
+    accumulator.add(np.zeros((0, 2), np.float32), VectorRows(2), Place(0, 1))
+    assert accumulator.gram("x") is None
+
+
+def test_drift_is_what_the_inputs_have_lost() -> None:
+    x, rows = drawn(8, 30, 4), VectorRows(4)
+    exact = x + 0.1 * drawn(8, 30, 5)[..., :4]
+    accumulator = GramAccumulator(rows, Sampling(8, 0.25, rows=10**9))
+    for sample in range(8):
+        piece = slice(sample, sample + 1)
+        accumulator.add(x[piece], rows, Place(sample, 1), exact[piece])
+    drift = accumulator.drift()
+    assert drift is not None
+    held = np.array([3, 7])
+    fitted = np.setdiff1d(np.arange(8), held)
+    for found, samples in ((drift.fit, fitted), (drift.held, held)):
+        given, wanted = (array[samples].reshape(-1, 4).astype(np.float64) for array in (x, exact))
+        np.testing.assert_allclose(found, (given.T @ (wanted - given) / len(given))[np.newaxis], rtol=1e-6, atol=1e-8)
+    alone = GramAccumulator(rows, Sampling(8))
+    alone.add(x, rows, Place(0, 8))
+    assert alone.drift() is None

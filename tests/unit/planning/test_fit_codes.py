@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from text_models import draw, prepared, prepared_from
 
-from qcompress.calibrate.gram import GramAccumulator, Sampling
+from qcompress.calibrate.gram import GramAccumulator, Place, Sampling
 from qcompress.decisions import CompressionPlan, Keep, Quantize
 from qcompress.errors import CalibrationError
 from qcompress.graph import Model, extend, load_model
@@ -20,6 +20,7 @@ from qcompress.planning.readings import readings_of
 from qcompress.planning.rounding import RoundingSettings, fit_codes
 from qcompress.planning.shelf import Shelf
 from qcompress.quantize import Evidence, Layout, fit_weight, quantize_weight
+from qcompress.quantize.align import align
 from qcompress.runtime import Session, open_session
 from qcompress.types import Array, CodebookTensor, EncodedTensor, Feed, Form, QuantScheme, Rounding, parse_scheme
 
@@ -133,14 +134,14 @@ def test_fitted_codes_of_a_trained_model_are_better_than_rounded_ones(
     bits: int, digits: tuple[Model, Samples, Feed]
 ) -> None:
     model, data, fresh = digits
-    plan = plan_for(model, f"int{bits}/channel", most=9)  # larger ones take long
+    plan = plan_for(model, f"int{bits}/channel", most=6)  # all of them take long
     codes = fitted(model, plan, data)
     assert codes.keys() == {name for name, item in plan.weights.items() if isinstance(item, Quantize)}
     found = error(model, codes, fresh)
     for rounding in (Rounding.NEAREST, Rounding.CLIP):
         assert found < 0.7 * error(model, simply(model, plan, rounding), fresh)
     alone = error(model, fitted(model, plan, data, sequential=False), fresh)
-    assert found < 1.2 * alone
+    assert found < 0.7 * alone  # layers make up for the errors of those before them
 
 
 def test_every_layer_is_fitted_on_what_the_float_model_gives_it(tmp_path: Path) -> None:
@@ -173,7 +174,10 @@ def test_errors_of_weights_that_are_not_fitted_are_passed_on_too(tmp_path: Path)
 def by_hand(
     model: Model, plan: CompressionPlan, data: Samples, codes: Mapping[str, EncodedTensor]
 ) -> dict[str, EncodedTensor]:
-    """Every layer fitted on its input in the whole model, with ``codes`` for all weights (its own makes no difference)."""
+    """Every layer fitted on its input in the whole model with ``codes`` for all weights (its own makes no difference).
+
+    With any codes it aims at its float outputs.
+    """
     changed, found = with_codes(model, codes), {}
     for layer in find_layers(model):
         decision = plan.weights[layer.name]
@@ -183,18 +187,23 @@ def by_hand(
         accumulator = GramAccumulator(uses.nodes[0].rows, Sampling(len(data.feeds) * data.size))
         for index, feed in enumerate(data.feeds):
             for reading in uses.nodes:
-                x = feed.get(reading.tensor)
-                x = outputs(changed, feed, [reading.tensor])[reading.tensor] if x is None else x
-                accumulator.add(x, reading.rows, index * data.size, data.size)
-        evidence = Evidence(uses.layout, uses.groups, accumulator.finish(""))
-        found[layer.name] = fit_weight(layer.array, layer.scheme(decision.scheme), Rounding.FITTED, evidence)
+                x, exact = (inputs(this, feed, reading.tensor) for this in (changed, model))
+                accumulator.add(x, reading.rows, Place(index * data.size, data.size), exact if codes else None)
+        evidence = Evidence(uses.layout, uses.groups, accumulator.gram(""))
+        drift = accumulator.drift()
+        weight = layer.array if drift is None else align(layer.array, evidence, drift)
+        found[layer.name] = fit_weight(weight, layer.scheme(decision.scheme), Rounding.FITTED, evidence)
     return found
+
+
+def inputs(model: Model, feed: Feed, tensor: str) -> Array:
+    return feed[tensor] if tensor in feed else outputs(model, feed, [tensor])[tensor]
 
 
 @pytest.mark.parametrize("sequential", [True, False])
 def test_memory_does_not_change_the_codes(sequential: bool, digits: tuple[Model, Samples, Feed]) -> None:
     model, data, _ = digits
-    few, plan = Samples(data.feeds[:4], data.size), plan_for(model, "int4/channel", most=5)
+    few, plan = Samples(data.feeds[:4], data.size), plan_for(model, "int4/channel", most=4)
     in_memory = fitted(model, plan, few, sequential=sequential)
     assert same(in_memory, fitted(model, plan, few, sequential=sequential, memory_bytes=100_000))
     assert same(in_memory, fitted(model, plan, few, sequential=sequential))
@@ -284,6 +293,11 @@ def test_nan_in_front_of_a_layer_is_an_error(tmp_path: Path) -> None:
         fitted(model, plan_for(model, "int4/channel"), rows(2))
 
 
+def test_codebooks_need_no_data(tmp_path: Path) -> None:
+    model = prepared(tmp_path, CHAIN, CHAIN_WEIGHTS)
+    assert fitted(model, plan_for(model, "codebook16", Rounding.CLIP), Samples([])).keys() == {"w1", "w2", "w3"}
+
+
 def test_one_sample_is_enough(tmp_path: Path) -> None:
     model = prepared(tmp_path, CHAIN, CHAIN_WEIGHTS)
     assert fitted(model, plan_for(model, "int4/channel"), rows(1, size=1)).keys() == {"w1", "w2", "w3"}
@@ -298,7 +312,8 @@ def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_in_memory_comes_back_from_files(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path, 100)
-    feed = shelf.new_feed()
+    shelf.add({})
+    feed = 0
     arrays = {
         "small": np.arange(10, dtype=np.int64),
         "large": draw("large", 5, 6),

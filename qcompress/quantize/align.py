@@ -1,0 +1,84 @@
+"""Weights for the inputs that a layer really gets: what makes up for the errors of the layers before it.
+
+A layer with weight W was trained on inputs x and gets x'. The weight V = W + E that changes its outputs least minimises
+
+    E|W x - V x'|^2 = const - 2 tr(E D W^T) + tr(E H E^T)      H = E[x' x'^T],  D = E[x' (x - x')^T]
+
+whose solution is E = W D^T H^-1; from few rows it is pulled towards 0 with H + ridge * diag(H).
+
+Source: Li et al., GPTAQ, ICML 2025, arXiv:2504.02692, section 3, the asymmetric objective; solved here for the weight that is
+then rounded, with the ridge picked on held-out samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from qcompress.quantize.evidence import Evidence, Gram
+from qcompress.quantize.layouts import from_rows, to_rows
+from qcompress.types import Array
+
+RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+"""What is tried, in shares of the diagonal."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drift:
+    """How far a layer's inputs have moved: E[x' (x - x')^T] over the same rows as a Gram matrix of x'.
+
+    ``fit`` and ``held``: (groups, inputs, inputs), float64; rows of the matrix are x'.
+    """
+
+    fit: Array
+    held: Array
+
+
+def align(weight: Array, evidence: Evidence, drift: Drift) -> Array:
+    """The weight that makes, from the inputs a layer gets, nearest to what it made from those it should have got.
+
+    Args:
+        weight: any shape that fits the layout.
+        evidence: with the Gram matrix of the inputs it gets, held-out samples included.
+        drift: of the same rows.
+
+    Returns:
+        The changed weight, float32; the same where no change makes the error on held-out samples smaller.
+    """
+    gram = evidence.gram
+    if gram is None or gram.held is None:
+        return weight
+    rows = to_rows(np.asarray(weight, dtype=np.float64), evidence.layout, evidence.groups)
+    missing = _missing(rows, drift.held)
+    best, least = 0.0, 0.0
+    for ridge in RIDGES:
+        change = _change(rows, gram.fit, drift.fit, ridge)
+        error = float(np.sum(change * (change @ gram.held - 2.0 * missing)))
+        if error < least:
+            best, least = ridge, error
+    if best == 0.0:
+        return weight
+    change = _change(rows, gram.pooled, _pooled(gram, drift), best)
+    return np.asarray(from_rows(rows + change, weight.shape, evidence.layout, evidence.groups), dtype=np.float32)
+
+
+def _change(rows: Array, gram: Array, drift: Array, ridge: float) -> Array:
+    """W D^T (H + ridge diag(H))^-1, (groups, outputs, inputs)."""
+    diagonal = np.diagonal(gram, axis1=1, axis2=2)
+    least = np.maximum(1e-8 * diagonal.mean(axis=1, keepdims=True), 1e-30)
+    index = np.arange(gram.shape[1])
+    damped = gram.copy()
+    damped[:, index, index] += np.maximum(ridge * diagonal, least)
+    solved: Array = np.linalg.solve(damped, np.swapaxes(_missing(rows, drift), 1, 2))
+    return np.swapaxes(solved, 1, 2)
+
+
+def _missing(rows: Array, drift: Array) -> Array:
+    """W D^T: what of each output the inputs do not bring any more."""
+    return np.asarray(rows @ np.swapaxes(drift, 1, 2))
+
+
+def _pooled(gram: Gram, drift: Drift) -> Array:
+    share = gram.held_rows / max(gram.rows + gram.held_rows, 1)
+    return np.asarray(drift.fit * (1.0 - share) + drift.held * share)
