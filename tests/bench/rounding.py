@@ -1,11 +1,12 @@
 """Output error of roundings on rows they were not fitted on, over how many rows they were.
 
-    python tests/bench/rounding.py [--seeds 8] [--inputs 256] [--outputs 64]
+    python tests/bench/rounding.py [SCHEME...] [--seeds 8] [--inputs 256] [--outputs 64]
 
 Weights are heavy-tailed, inputs correlated (a quarter as many causes as inputs) or nearly not. Each figure is the squared error
 of outputs over their energy on 4,096 fresh rows, the mean of the seeds, as a share of nearest rounding's in the same scheme. A
 quarter of the rows is held out where a rounding asks for it; GPTQ is fitted on all of them, with its usual damping of 0.01.
-"worst" is the largest ratio of fitted to clipped error over the seeds. "unaided" is fitted without held-out rows.
+HQQ sees no data; where a scheme is symmetric it clips. Codebooks are fitted to the weights alone by HQQ and nearest. "worst" is
+the largest ratio of fitted to clipped error over the seeds. "unaided" is fitted without held-out rows.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from qcompress.quantize import Evidence, Gram, Layout, fit_weight
 from qcompress.report import render_table
 from qcompress.types import Array, Rounding, Scheme, parse_scheme
 
-SCHEMES = ("int4/block32", "int4/channel", "codebook16/channel")
+SCHEMES = ("int4/block32", "uint4/asym/block32", "int4/channel", "codebook16/channel")
 ROWS_PER_INPUT = (0.5, 1, 2, 4, 16)
-HEADINGS = ("inputs", "rows / inputs", "nearest", "clip", "gptq", "fitted", "unaided", "worst")
+HEADINGS = ("inputs", "rows / inputs", "nearest", "hqq", "clip", "gptq", "fitted", "unaided", "worst")
 FRESH = 4096
 
 
@@ -80,7 +81,7 @@ def table(text: str, seeds: int, inputs: int, outputs: int) -> list[tuple[str, .
                 errors(make_layer(seed, correlated, inputs, outputs), scheme, int(ratio * inputs)) for seed in range(seeds)
             ]
             means = {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}
-            shares = (f"{means[name] / means['nearest']:.3f}" for name in ("clip", "gptq", "fitted", "unaided"))
+            shares = (f"{means[name] / means['nearest']:.3f}" for name in ("hqq", "clip", "gptq", "fitted", "unaided"))
             worst = max(run["fitted"] / run["clip"] for run in runs)
             kind = "correlated" if correlated else "nearly uncorrelated"
             lines.append((kind, f"{ratio:g}", f"{means['nearest']:.5f}", *shares, f"{worst:.3f}"))
@@ -90,11 +91,12 @@ def table(text: str, seeds: int, inputs: int, outputs: int) -> list[tuple[str, .
 def main() -> None:
     """Print a table for each scheme."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("schemes", nargs="*", default=SCHEMES)
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--inputs", type=int, default=256)
     parser.add_argument("--outputs", type=int, default=64)
     options = parser.parse_args()
-    for text in SCHEMES:
+    for text in options.schemes:
         title = f"{text}, {options.inputs} inputs, {options.outputs} outputs, {options.seeds} seeds"
         rows = table(text, options.seeds, options.inputs, options.outputs)
         print(render_table(title, HEADINGS, rows, "markdown"), flush=True)
