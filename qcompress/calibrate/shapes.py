@@ -11,6 +11,10 @@ from qcompress.types import Feed, NodeSpec
 
 _PREFIX = "qcompress/shape/"
 
+NODES_IN_PRIORITY = 15_000
+"""Nodes up to which observers run as soon as they can: the runtime takes quadratic time to find that order (21,600 nodes: 45
+seconds instead of 3, 3,600 nodes: no difference). Graphs that long are language models, whose activations are small."""
+
 
 def observe_shapes(model: Model, feed: Feed) -> dict[str, tuple[int, ...]]:
     """Run one feed with a Shape node behind every tensor of the main graph; tensor -> shape.
@@ -23,7 +27,8 @@ def observe_shapes(model: Model, feed: Feed) -> dict[str, tuple[int, ...]]:
     fed = {name: tuple(np.shape(array)) for name, array in feed.items()}
     try:
         session = open_session(
-            extend(model, nodes, {}, [_PREFIX + name for name in tensors]), SessionSettings(early_release=True)
+            extend(model, nodes, {}, [_PREFIX + name for name in tensors]),
+            SessionSettings(early_release=len(model.graph) + len(nodes) <= NODES_IN_PRIORITY),
         )
     except ModelError:  # sequences and maps have no shape; without shapes planning assumes that integers pay
         open_session(model.path).run(feed)
