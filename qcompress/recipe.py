@@ -29,10 +29,12 @@ class Mode(StrEnum):
 
 
 class Objective(StrEnum):
-    """What is made as small as the budget of loss allows."""
+    """What is made as small as it can be."""
 
     LATENCY = "latency"
     SIZE = "size"
+    LOSS = "loss"
+    """As little loss as limits on time and size allow, not as much as the budget does."""
 
 
 class RangeMethod(StrEnum):

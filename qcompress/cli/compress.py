@@ -89,6 +89,8 @@ def compress(
     _check(job, recipe_choice, report_choice, cost_choice)
     recipe = recipe_choice.load()
     recipe = replace(recipe, gates=gate_choice.load(recipe.gates, run_choice.metric))
+    if recipe.gates.min_speedup is not None and not run_choice.latency:
+        raise UsageError("a speed-up that is not measured cannot be checked", "leave --no-latency or --min-speedup away")
     options = effort_choice.apply(cost_choice.apply(run_choice.load(data_choice.load(), job.discard_on_fail)))
     if job.output != STDOUT:
         with open_progress(talk) as progress:
@@ -123,7 +125,7 @@ def _check(
     inputs = input_files(job.model) + existing(job.data, job.eval_data, job.plan, recipe_choice.recipe)
     targets = [*([] if job.output == STDOUT else [Path(job.output)]), *report_choice.report]
     check_targets(targets, inputs)
-    cost_choice.check(inputs, targets)
+    cost_choice.check(inputs, targets, job.data)
 
 
 def _run(job: Job, target: Path, recipe: Recipe, options: RunOptions, progress: Progress) -> Report:

@@ -122,7 +122,7 @@ recipe_options = bundle(
     click.option("--recipe", default="int8", show_default=True, metavar="NAME|FILE.toml", help="What to do."),
     click.option("--mode", type=LazyChoice(_modes), help="How much of a layer becomes integer arithmetic."),
     click.option(
-        "--objective", type=LazyChoice(_objectives), help="What mode auto makes as small as the limits on accuracy allow."
+        "--objective", type=LazyChoice(_objectives), help="What mode auto makes as small as the limits on the others allow."
     ),
     click.option(
         "--weights", metavar="SCHEME", help="Weight scheme, for example int8/channel, int4/block32, codebook16 or float16."

@@ -19,6 +19,7 @@ from qcompress.cli.searching import CostChoice, EffortChoice, cost_options, effo
 from qcompress.errors import UsageError
 
 if TYPE_CHECKING:
+    from qcompress.decisions import CompressionPlan
     from qcompress.planning import FrontierPoint
 
 
@@ -87,7 +88,7 @@ def plan(
     inputs = input_files(job.model) + existing(job.data, recipe_choice.recipe)
     targets = [] if to_stdout else [Path(job.output)]
     check_targets(targets, inputs)
-    cost_choice.check(inputs, targets)
+    cost_choice.check(inputs, targets, job.data)
     from qcompress import pipeline
 
     recipe = recipe_choice.load()
@@ -99,12 +100,21 @@ def plan(
             points = pipeline.plan_frontier(job.model, recipe, job.data, options=options, progress=progress)
         else:
             made = pipeline.plan_compression(job.model, recipe, job.data, options=options, progress=progress)
+    if not job.frontier and loss_warning(made):
+        click.echo(f"warning: {loss_warning(made)}", err=True)
     if job.frontier:
         _show_frontier(points, job, talk)
     elif to_stdout:
         write_result(made.to_json())
     else:
         write_text(Path(job.output), made.to_json())
+
+
+def loss_warning(made: CompressionPlan) -> str:
+    """What must be said about a plan that loses more than it was allowed to; empty when it does not."""
+    if made.loss is None or made.budget is None or made.loss <= made.budget:
+        return ""
+    return f"the plan loses {made.loss:.2g} of agreement, {made.budget:g} were allowed; compress will end with code 1"
 
 
 def _show_frontier(points: Sequence[FrontierPoint], job: PlanJob, talk: Talk) -> None:
@@ -135,7 +145,7 @@ def _show_frontier(points: Sequence[FrontierPoint], job: PlanJob, talk: Talk) ->
                 f"{point.size_bytes / 1000:,.1f}",
                 f"{point.milliseconds:.3f}",
                 f"{point.speedup:.2f}",
-                f"{point.loss:.5f}",
+                f"{point.loss:.2g}",
                 fact["within_budget"],
                 point.ways,
             )

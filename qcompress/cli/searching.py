@@ -13,6 +13,7 @@ import click
 from qcompress.cli.options import bundle
 from qcompress.cli.parameters import LazyChoice
 from qcompress.cli.paths import check_targets
+from qcompress.errors import UsageError
 
 if TYPE_CHECKING:
     from qcompress.pipeline import RunOptions
@@ -31,13 +32,15 @@ class CostChoice:
         """``options`` with what was chosen."""
         return replace(options, target_threads=self.target_threads, timing_data=self.timing_data, cost_file=self.cost_file)
 
-    def check(self, inputs: Iterable[Path], targets: Iterable[Path]) -> None:
-        """Refuse a file of measurements that is also a model, data or another result.
+    def check(self, inputs: Iterable[Path], targets: Iterable[Path], data: str | None) -> None:
+        """Refuse a file of measurements that is also a model, data or another result, or that nothing is measured for.
 
         Raises:
-            UsageError: it is.
+            UsageError: it is, or there is no data to measure on.
             OutputError: its folder is missing or cannot be written.
         """
+        if self.cost_file is not None and data is None:
+            raise UsageError("--cost-file without --data: nothing is measured without data", "give --data")
         if self.cost_file is not None:
             check_targets([self.cost_file], [*inputs, *targets])
 

@@ -73,7 +73,7 @@ def sensitivity(
     check_report_names(job.report)
     inputs = input_files(job.model) + existing(job.data, recipe_choice.recipe)
     check_targets(job.report, inputs)
-    cost_choice.check(inputs, job.report)
+    cost_choice.check(inputs, job.report, job.data)
     from qcompress.pipeline import RunOptions, measure_sensitivity
     from qcompress.report import format_of
 
@@ -93,7 +93,7 @@ def _laid_out(ranking: Sequence[RankedLoss], form: str, *, width: int, colour: b
 
     columns = ("group", "weights", "form", "loss alone", "ms gained", "what would help")
     rows = [
-        (item.group, _some(item.layers), item.form, f"{item.loss:.5f}", f"{item.gain_ms:.3f}", item.help or "nothing needed")
+        (item.group, _some(item.layers), item.form, f"{item.loss:.2g}", f"{item.gain_ms:.3f}", item.help or "nothing needed")
         for item in ranking
     ]
     return render_table("Sensitivity", columns, rows, form, width=width, color=colour)

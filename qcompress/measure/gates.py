@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
 
@@ -24,6 +25,9 @@ def check_gates(
     asked = [(item.name, getattr(gates, item.name)) for item in fields(gates)]
     return tuple(checks[name](float(limit)) for name, limit in asked if limit is not None)
 
+
+IN_THE_WAY = re.compile(" is not | no candidate |^no candidate ")
+"""What notes of a plan that say why it could do no better have in them."""
 
 SLOWER = 0.95
 """Below this the compressed model is slower beyond what two loads of one model differ by on a busy machine."""
@@ -64,15 +68,15 @@ def check_budget(loss: float | None, budget: float | None, notes: Sequence[str] 
     Args:
         loss: of agreement with the float model, 0 to 1.
         budget: what may be lost.
-        notes: what stood in the way, for the message.
+        notes: of the plan; those that say what stood in the way go into the message, the first three.
     """
     if loss is None or budget is None:
         return ()
     told = f"budget {budget:g} of agreement, used {loss:.2g}"
     if loss <= budget:
         return (GateResult("accuracy_budget", budget, loss, True, told),)
-    reasons = f": {'; '.join(notes)}" if notes else ""
-    return (GateResult("accuracy_budget", budget, loss, False, f"{told}, the least that was found{reasons}"),)
+    reasons = [note for note in notes if IN_THE_WAY.search(note)][:3]
+    return (GateResult("accuracy_budget", budget, loss, False, "; ".join([told, *reasons])),)
 
 
 def _never_slower(gates: Gates, latency: LatencyReport | None) -> tuple[GateResult, ...]:

@@ -127,5 +127,5 @@ def _advice(item: Sensitivity, forms: list[Sensitivity], budget: float) -> str:
     better = [other for other in forms if other.way is not item.way and other.loss * WORSE < item.loss]
     if better:
         best = max(better, key=lambda other: (other.loss <= HARMLESS * budget, other.gain_ms, -other.loss))
-        return f"{best.way.value} loses {best.loss:.4f}"
+        return f"{best.way.value} loses {best.loss:.2g}"
     return f"keep it in float: --exclude {item.group}"

@@ -132,6 +132,15 @@ def explore(work: Workplace, settings: PlanSettings) -> Exploration:
     parts, recipe, progress = work.parts, work.recipe, work.progress
     if parts is None or parts.choose is None:
         raise RecipeError("there are too few samples to choose forms on", "give --data with at least 8 samples")
+    choosing = [batch.feed for batch in parts.choose.limit(CHOOSING_SAMPLES).batches()]
+    timing = list(settings.timing) or [batch.feed for batch in islice(parts.fit.batches(), FEEDS_TO_TIME)]
+    about = {
+        "model": digest(work.model.path),
+        "data": _digest([*timing, *choosing]),
+        "threads": str(settings.target_threads),
+    }
+    facts = machine_facts(settings.target_threads)
+    measurements = open_measurements(about, str(facts), settings.cost_file)
     choices = {
         Way.STORED: choose_forms(work.layers, WEIGHTS, recipe, work.speed_shapes),
         Way.STATIC: choose_forms(work.layers, STATIC, recipe, work.speed_shapes),
@@ -142,15 +151,6 @@ def explore(work: Workplace, settings: PlanSettings) -> Exploration:
     singles = [kept | dict(forms) for group in groups for way, forms in group.forms.items() if way is Way.STATIC]
     turns = alternating(work.layers, choices[Way.STATIC], choices[Way.STORED])
     fitted = fit(work, [*choices.values(), *singles, *turns])
-    choosing = [batch.feed for batch in parts.choose.limit(CHOOSING_SAMPLES).batches()]
-    timing = list(settings.timing) or [batch.feed for batch in islice(parts.fit.batches(), FEEDS_TO_TIME)]
-    about = {
-        "model": digest(work.model.path),
-        "data": _digest([*timing, *choosing]),
-        "threads": str(settings.target_threads),
-    }
-    facts = machine_facts(settings.target_threads)
-    measurements = open_measurements(about, str(facts), settings.cost_file)
     if measurements.costs is None:
         measured = {way.value: chosen for way, chosen in choices.items() if any(way in group.ways for group in groups)}
         if seconds_per_run(work.model.path, timing[0], settings.target_threads) < SLOW_RUN:
@@ -174,19 +174,24 @@ def explore(work: Workplace, settings: PlanSettings) -> Exploration:
 def settle(exploration: Exploration, best: Point) -> CompressionPlan:
     """The plan of the best candidate that really is no slower than float, measured with both models taking turns.
 
-    Candidates within the budget are tried from the fastest; stored weights, which nothing slows, come last.
+    Candidates within the budget are tried from the fastest; stored weights, which nothing slows, come last. Where the least
+    loss at a speed is asked for, they are tried from the slowest that should have it.
     """
     oracle, search = exploration.oracle, exploration.search
     within = [point for point in search.findings.points.values() if point.loss <= max(best.loss, search.goal.budget)]
-    slower = sorted((point for point in within if point.cost > best.cost), key=lambda point: (point.cost, point.ways))
+    least = oracle.work.recipe.gates.min_speedup if search.goal.least_loss else None
+    if least is None:
+        others = sorted((point for point in within if point.cost > best.cost), key=lambda point: (point.cost, point.ways))
+    else:
+        others = sorted((point for point in within if point.cost < best.cost), key=lambda point: (-point.cost, point.ways))
     notes = [*exploration.notes, *oracle.repairs]
     taken = best
-    for point in (best, *slower):
+    for point in (best, *others):
         taken = point
-        if point.ways == search.stored:
+        if point.ways == search.stored and least is None:
             break
         speedup = _speedup(exploration, point.ways)
-        if speedup >= 1.0:
+        if speedup >= (least or 1.0):
             break
         notes.append(f"{described(point.ways)}: not taken, {speedup:.2f} times as fast as float")
         oracle.work.progress.note(notes[-1])
@@ -293,8 +298,7 @@ def _goal(work: Workplace, settings: PlanSettings, oracle: ModelOracle, samples:
         whole = sum(file.stat().st_size for file in model_files(work.model.path))
         weights = sum(layer.bytes for group in oracle.groups for layer in group.layers)
         most_bytes = gates.max_size_ratio * whole - (whole - weights)
-    least = gates.max_accuracy_drop is None and (most_ms is not None or most_bytes is not None)
-    return Goal(settings.budget, work.recipe.objective, most_ms, most_bytes, least, samples)
+    return Goal(settings.budget, work.recipe.objective, most_ms, most_bytes, samples)
 
 
 def _speedup(exploration: Exploration, ways: Ways) -> float:
@@ -324,18 +328,18 @@ def described(ways: Ways) -> str:
 def _reasons(exploration: Exploration, taken: Point) -> list[str]:
     """What stands between the result and the fastest forms."""
     search, oracle = exploration.search, exploration.oracle
-    notes = [f"groups of layers: {described(taken.ways)}; loss {taken.loss:.4f} of {search.goal.budget:g} allowed"]
+    notes = [f"groups of layers: {described(taken.ways)}; loss {taken.loss:.2g} of {search.goal.budget:g} allowed"]
     harmful = sorted(
         ((loss, group, way) for (group, way), loss in search.findings.losses.items() if taken.ways[group] != way),
         key=lambda item: (-item[0], item[1]),
     )
     notes += [
-        f"{oracle.groups[group].name} is not {way.value}: it alone would lose {loss:.4f}"
+        f"{oracle.groups[group].name} is not {way.value}: it alone would lose {loss:.2g}"
         for loss, group, way in harmful[:5]
         if way is not Way.STORED and loss * len(taken.ways) >= search.goal.budget
     ]
-    if taken.loss > search.goal.budget:
-        notes.append(f"no candidate lost less than {taken.loss:.4f} of agreement, {search.goal.budget:g} were allowed")
+    if all(point.loss > search.goal.budget for point in search.findings.points.values()):
+        notes.append(f"no candidate lost less than {taken.loss:.2g} of agreement, {search.goal.budget:g} were allowed")
     return notes
 
 

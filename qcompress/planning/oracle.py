@@ -18,6 +18,9 @@ from qcompress.planning.store import Measurements, key_of
 from qcompress.planning.work import Chosen, Fitted, Workplace, alone, assemble
 from qcompress.types import Form
 
+QUANTIZED_TENSOR_BYTES = 330
+"""QuantizeLinear, DequantizeLinear and their scale, with names (sample models and EfficientNet-Lite0: 310 to 350)."""
+
 BETTER = 0.9
 """A repair is kept when at most this share of the loss is left; less could be chance."""
 
@@ -61,8 +64,9 @@ class ModelOracle:
         return self.costs[ways]
 
     def size(self, ways: Ways) -> float:
-        """Bytes of all weights that are in a group."""
-        return sum(sizes[way] for sizes, way in zip(self.sizes, ways, strict=True))
+        """Bytes of all weights that are in a group, and of the nodes around quantized tensors."""
+        nodes = QUANTIZED_TENSOR_BYTES * len(self.work.place(self.forms(ways)).tensors)
+        return nodes + sum(sizes[way] for sizes, way in zip(self.sizes, ways, strict=True))
 
     def alone(self, members: Mapping[int, Way]) -> float:
         """The loss when only these groups change."""
@@ -123,7 +127,7 @@ class ModelOracle:
         if repaired > loss * BETTER:
             self.rescaled, self.fitted, self.scales, self.owners = known
             return
-        self.repairs.append(f"{kind} of {len(scales)} tensors: loss of the fastest forms {loss:.4f} -> {repaired:.4f}")
+        self.repairs.append(f"{kind} of {len(scales)} tensors: loss of the fastest forms {loss:.2g} -> {repaired:.2g}")
 
     def _change_ranges(self, item: Repair, members: Mapping[int, Way]) -> None:
         """Take other ranges for the activations of a group, if it then loses less."""
@@ -134,7 +138,7 @@ class ModelOracle:
             self.activations = known
             return
         name = self.groups[min(members)].name
-        self.repairs.append(f"{item.name} for {name}: loss alone {loss:.4f} -> {repaired:.4f}")
+        self.repairs.append(f"{item.name} for {name}: loss alone {loss:.2g} -> {repaired:.2g}")
 
     def _place(self) -> Workplace:
         return self.rescaled or self.work

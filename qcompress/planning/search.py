@@ -98,15 +98,19 @@ class Oracle(Protocol):
 class Goal:
     """``budget``: of loss. ``most_ms`` and ``most_bytes``: limits on time and size, None without.
 
-    ``least_loss``: spend no more loss than those limits need. ``samples``: how many the losses are measured on.
+    ``samples``: how many the losses are measured on.
     """
 
     budget: float
     objective: Objective = Objective.LATENCY
     most_ms: float | None = None
     most_bytes: float | None = None
-    least_loss: bool = False
     samples: int = 100
+
+    @property
+    def least_loss(self) -> bool:
+        """Whether to spend no more loss than the limits need."""
+        return self.objective is Objective.LOSS
 
     @property
     def target(self) -> float:
@@ -336,7 +340,7 @@ class Search:
         return self._aim(self._oracle.cost(ways), self._oracle.size(ways))
 
     def _aim(self, cost: float, size: float) -> tuple[float, float]:
-        return (cost, size) if self.goal.objective is Objective.LATENCY else (size, cost)
+        return (size, cost) if self.goal.objective is Objective.SIZE else (cost, size)
 
     def _keeps_limits(self, point: Point) -> bool:
         goal = self.goal

@@ -134,12 +134,12 @@ def _read(path: Path, about: Mapping[str, str]) -> Measurements:
     try:
         table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if table["version"] != STORE_VERSION:
-            raise RecipeError(f"{path}: measurements of version {table['version']}", "remove the file and measure again")
+            raise RecipeError(f"{path}: not measurements of version {STORE_VERSION}", "give --cost-file another name")
         for key, value in about.items():
             if table["about"].get(key) != value:
                 found = table["about"].get(key)
                 raise RecipeError(
-                    f"{path}: measured on another {key}: {found}, not {value}", "give another --cost-file for this one"
+                    f"{path}: measured with other {key}: {found}, not {value}", "give another --cost-file for this one"
                 )
         costs = None if table["costs"] is None else CostTable.from_json(json.dumps(table["costs"]))
         losses = {str(key): float(value) for key, value in table["losses"].items()}
@@ -147,5 +147,5 @@ def _read(path: Path, about: Mapping[str, str]) -> Measurements:
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}", "check the path") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RecipeError(f"{path}: these are not measurements: {error!r}", "remove the file and measure again") from error
+        raise RecipeError(f"{path}: these are not measurements: {error!r}", "give --cost-file another name") from error
     return Measurements(path, about, costs, losses, speedups)

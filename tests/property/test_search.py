@@ -133,7 +133,7 @@ def test_blocks_are_split_where_they_lose_most(most: int) -> None:
 def test_least_loss_within_a_speed_limit() -> None:
     gains = [{Way.STATIC: 5.0}] * 20
     losses = [{Way.STATIC: 0.0001 * (index + 1)} for index in range(20)]
-    goal = Goal(0.05, most_ms=150.0, least_loss=True)
+    goal = Goal(0.05, Objective.LOSS, most_ms=150.0)
     best = Search(Chain(gains, losses), goal, Allowance(50, 16), silent).run()
     assert best.cost <= 150.0
     assert best.ways.count(Way.STATIC) <= 12
