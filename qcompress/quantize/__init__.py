@@ -9,11 +9,12 @@ from qcompress.quantize.fitted import output_error
 from qcompress.quantize.hqq import quantize_hqq
 from qcompress.quantize.layouts import Layout, from_rows, inputs_of, to_rows
 from qcompress.quantize.narrow import narrow
-from qcompress.quantize.packing import PLANES, pack, stored_bytes, unpack
+from qcompress.quantize.packing import LEAST_HALVES, PLANES, pack, stored_bytes, unpack, with_short_scales
 from qcompress.quantize.roundings import NEEDS, fit_weight
 from qcompress.quantize.weights import least_scales_kept, quantize_weight, scale_shape, shortened
 
 __all__ = [
+    "LEAST_HALVES",
     "NEEDS",
     "PLANES",
     "Evidence",
@@ -42,4 +43,5 @@ __all__ = [
     "stored_bytes",
     "to_rows",
     "unpack",
+    "with_short_scales",
 ]

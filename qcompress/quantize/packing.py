@@ -9,10 +9,15 @@ A byte holds the codes of one plane that follow each other in C order, the first
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from qcompress.quantize.weights import scale_shape
-from qcompress.types import Array, CodebookScheme, FloatScheme, PerChannel, QuantScheme, Scheme
+from qcompress.types import Array, CodebookScheme, FloatScheme, PerBlock, PerChannel, QuantizedTensor, QuantScheme, Scheme
+
+LEAST_HALVES = 64
+"""From this many scales on, float16 and a Cast are smaller than float32."""
 
 PLANES: dict[int, tuple[int, ...]] = {2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
 """Bits of a code -> bits of its planes, lowest first. Each divides 8, so that no code crosses a byte."""
@@ -71,14 +76,27 @@ def code_bytes(shape: tuple[int, ...], bits: int, by_rows: bool = False) -> int:
     return rows * padded(width, bits) * bits // 8
 
 
-def stored_bytes(shape: tuple[int, ...], scheme: Scheme, by_rows: bool = False, scale_bytes: int = 4) -> int:
+def with_short_scales(quantized: QuantizedTensor) -> QuantizedTensor:
+    """The same codes with scales per block rounded to float16 when there are many, none too small or large for it.
+
+    At 4 bits in blocks of 32 scales are a ninth of what is stored with float16, a fifth with float32. A scale moves by 2^-11 of
+    itself at most: the largest value of 4 bits by 1 / 256 of a step.
+    """
+    scale, halves = quantized.scale, np.finfo(np.float16)
+    if not isinstance(quantized.scheme.granularity, PerBlock) or scale.size < LEAST_HALVES:
+        return quantized
+    if np.min(scale) < halves.smallest_normal or np.max(scale) > halves.max:
+        return quantized
+    return replace(quantized, scale=scale.astype(np.float16).astype(np.float32))
+
+
+def stored_bytes(shape: tuple[int, ...], scheme: Scheme, by_rows: bool = False) -> int:
     """Bytes of a weight as it is stored: codes, scales, zero points and levels; nodes that decode them left out.
 
     Args:
         shape: of the weight.
         scheme: with its granularity on the weight's own axes.
         by_rows: whether rows are looked up in the stored codes, so that each has bytes of its own.
-        scale_bytes: 2 when every scale is a float16 and there is one per block.
     """
     codes = code_bytes(shape, scheme.bits, by_rows)
     if isinstance(scheme, FloatScheme):
@@ -87,9 +105,10 @@ def stored_bytes(shape: tuple[int, ...], scheme: Scheme, by_rows: bool = False, 
         # one scale for all is multiplied into the levels
         scales = shape[scheme.granularity.axis] if isinstance(scheme.granularity, PerChannel) else 0
         return codes + 4 * (scales + (1 << scheme.bits))
-    return codes + _parameter_bytes(shape, scheme, scale_bytes)
+    return codes + _parameter_bytes(shape, scheme)
 
 
-def _parameter_bytes(shape: tuple[int, ...], scheme: QuantScheme, scale_bytes: int) -> int:
+def _parameter_bytes(shape: tuple[int, ...], scheme: QuantScheme) -> int:
     groups = int(np.prod(scale_shape(shape, scheme), dtype=np.int64))
+    scale_bytes = 2 if isinstance(scheme.granularity, PerBlock) and groups >= LEAST_HALVES else 4
     return groups * (scale_bytes + (0 if scheme.symmetric else scheme.storage.itemsize))

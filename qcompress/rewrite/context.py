@@ -12,7 +12,7 @@ from qcompress.errors import RecipeError
 from qcompress.graph import Graph, Model, Node, Value
 from qcompress.graph.edit import Editor, taken_names
 from qcompress.operators import Layer
-from qcompress.quantize import Evidence, Layout, fit_weight, least_scales_kept, quantize_weight
+from qcompress.quantize import Evidence, Layout, fit_weight, least_scales_kept, quantize_weight, with_short_scales
 from qcompress.types import Array, EncodedTensor, QuantizedTensor, QuantScheme, Rounding
 
 
@@ -76,15 +76,14 @@ Writer = Callable[[Context, Layer, Quantize], None]
 
 def encode(context: Context, layer: Layer, decision: Quantize) -> EncodedTensor:
     """What was fitted for a weight to data, or what its own numbers give under the decision."""
-    known = context.codes.get(layer.name)
-    if known is not None:
-        return known
-    scheme = layer.scheme(decision.scheme)
-    if isinstance(scheme, QuantScheme) and decision.rounding is not Rounding.HQQ:
-        return quantize_weight(layer.array, scheme, decision.clip)
-    return fit_weight(
-        layer.array, scheme, decision.rounding, Evidence(Layout.TABLE)
-    )  # nothing is known of what it multiplies
+    encoded = context.codes.get(layer.name)
+    if encoded is None:
+        scheme = layer.scheme(decision.scheme)
+        if isinstance(scheme, QuantScheme) and decision.rounding is not Rounding.HQQ:
+            encoded = quantize_weight(layer.array, scheme, decision.clip)
+        else:  # nothing is known of what it multiplies
+            encoded = fit_weight(layer.array, scheme, decision.rounding, Evidence(Layout.TABLE))
+    return with_short_scales(encoded) if isinstance(encoded, QuantizedTensor) else encoded
 
 
 def encode_integers(context: Context, layer: Layer, decision: Quantize, least_scale: Array | None = None) -> QuantizedTensor:
@@ -101,7 +100,7 @@ def encode_integers(context: Context, layer: Layer, decision: Quantize, least_sc
     """
     scheme = layer.scheme(decision.scheme)
     own = layer.name not in context.codes and decision.rounding is not Rounding.HQQ
-    if own and isinstance(scheme, QuantScheme):
+    if own and least_scale is not None and isinstance(scheme, QuantScheme):
         return quantize_weight(layer.array, scheme, decision.clip, least_scale)
     encoded = encode(context, layer, decision)
     if not isinstance(encoded, QuantizedTensor):

@@ -14,12 +14,9 @@ import numpy as np
 
 from qcompress.graph import Graph, Node, Value
 from qcompress.graph.edit import FLOAT, INT8, INT32, UINT8, AttributeValue
-from qcompress.quantize import PLANES, pack
+from qcompress.quantize import LEAST_HALVES, PLANES, pack
 from qcompress.rewrite.context import Context
 from qcompress.types import Array, CodebookTensor, PerBlock, QuantizedTensor
-
-LEAST_HALVES = 64
-"""From this many scales on, float16 and a Cast are smaller than float32."""
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from text_models import assert_close, check, draw, load, plan_by_hand, prepared, run, sqnr, with_rounded_weights
+from text_models import assert_close, check, draw, load, plan_by_hand, prepared, run, sqnr, three_ways, with_rounded_weights
 
 from qcompress.operators import find_layers
 from qcompress.rewrite import apply_plan
@@ -79,6 +79,53 @@ def test_every_form_works_in_and_around_bodies(name, form, scheme, tmp_path):
             assert sqnr(got, wanted) > (30 if form in (Form.DYNAMIC, Form.WEIGHT_ONLY) else 90)
 
 
+NARROW = [
+    "int2/channel",
+    "int3/channel",
+    "uint4/asym/channel",
+    "int5/channel",
+    "codebook16/channel",
+    "log4/channel",
+    "float16",
+]
+
+
+@pytest.mark.parametrize("scheme", NARROW)
+@pytest.mark.parametrize("name", CASES)
+def test_narrow_weights_are_unpacked_in_and_around_bodies(name, scheme, tmp_path):
+    text, weights, feed = CASES[name]
+    # ONNX's own evaluator runs a Loop without a condition no times at all
+    text = text.replace("(times, , x)", "(times, go, x)").replace(
+        "y = Loop", "go = Constant <value = bool {1}> ()\n y = Loop"
+    )
+    model = prepared(tmp_path, text, weights)
+    forms = {
+        layer.name: Form.GATHERED if Form.GATHERED in layer.forms else Form.FOLDED
+        for layer in find_layers(model)
+        if not layer.reason
+    }
+    assert len(forms) == sum(len(shape) == 2 for shape in weights.values())
+    plan = plan_by_hand(model, forms, feed, scheme)
+    expected = run(with_rounded_weights(model, plan), feed, Optimization.DISABLED)
+    apply_plan(plan, model)
+    check(model)
+    ways = three_ways(model, feed)
+    assert set(ways) == {"all", "disabled", "reference"}
+    for found in ways.values():
+        for got, wanted in zip(found, expected, strict=True):
+            assert sqnr(got, wanted) > 90
+    left = [
+        value.name
+        for graph in model.ir.graphs()
+        for value in graph.initializers.values()
+        if value.dtype is not None
+        and value.dtype.name == "FLOAT"
+        and len(value.shape or ()) == 2
+        and value.shape == (16, 16)
+    ]
+    assert not left
+
+
 def test_weights_of_one_name_in_two_branches_are_two_layers(tmp_path):
     model = prepared(tmp_path, BRANCHES, BRANCH_WEIGHTS)
     layers = find_layers(model)
@@ -122,6 +169,42 @@ def test_weights_used_through_functions_are_compressed(tmp_path):
     apply_plan(plan, model)
     check(model)
     assert sqnr(run(model, feed)[0], expected[0]) > 25
+
+
+NESTED = """
+<ir_version: 8, opset_import: ["": 17, "local": 1]>
+net (float[n, 16] x, bool c) => (float[n, 16] y) {
+    a = local.outer (x)
+    y = If (c) <
+      then_branch = then () => (float[n, 16] o) { o = local.outer (a) },
+      else_branch = other () => (float[n, 16] p) { p = local.block (a, w1) }
+    >
+}
+<domain: "local", opset_import: ["": 17, "local": 1]>
+outer (x) => (y) { w = Constant <value = WEIGHT> () \n p = local.block (x, w) \n y = Tanh (p) }
+<domain: "local", opset_import: ["": 17]>
+block (x, w) => (y) { [product] p = MatMul (x, w) \n y = Relu (p) }
+"""
+
+
+@pytest.mark.parametrize("scheme", ["int8/channel", "int4/channel", "int3/channel"])
+@pytest.mark.parametrize("branch", [True, False])
+def test_weights_inside_nested_functions_and_bodies_are_folded(branch, scheme, tmp_path):
+    numbers = ", ".join(f"{number:.4f}" for number in draw("w", 256).tolist())
+    text = NESTED.replace("WEIGHT", f"float[16, 16] {{{numbers}}}")
+    feed = {"x": X, "c": np.array(branch)}
+    before = run(load(tmp_path, text, {"w1": (16, 16)}), feed)
+    model = prepared(tmp_path, text, {"w1": (16, 16)})
+    assert not model.ir.functions
+    layers = [layer for layer in find_layers(model) if not layer.reason]
+    assert len(layers) == 3  # of both calls of the function, and of the branch
+    assert_close(run(model, feed), before)
+    plan = plan_by_hand(model, {layer.name: Form.FOLDED for layer in layers}, feed, scheme)
+    expected = run(with_rounded_weights(model, plan), feed, Optimization.DISABLED)
+    apply_plan(plan, model)
+    check(model)
+    for found in three_ways(model, feed).values():
+        assert sqnr(found[0], expected[0]) > 90
 
 
 def test_weights_used_by_functions_that_cannot_be_inlined_are_kept(tmp_path):

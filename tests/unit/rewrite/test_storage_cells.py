@@ -30,7 +30,8 @@ from qcompress.graph import Model
 from qcompress.operators import cells, find_layers, why_not_stored
 from qcompress.operators.support import BLOCKS, CHANNEL_SCALES, SHOWN
 from qcompress.plan.coverage import coverage
-from qcompress.quantize import pack, unpack
+from qcompress.quantize import pack, unpack, with_short_scales
+from qcompress.quantize.affine import quantize
 from qcompress.rewrite import apply_plan
 from qcompress.runtime import Optimization
 from qcompress.types import (
@@ -155,6 +156,15 @@ ODD = {
         "(int64[a, b] i) => (float[a, b, v] y)",
         {"w": (13, 11)},
         {"i": TOKENS},
+    ),
+    "tied table of many blocks": Net(
+        "e = Gather (w, i) \n t = Transpose <perm = [1, 0]> (w) \n y = MatMul (e, t)",
+        "(int64[a, b] i) => (float[a, b, v] y)",
+        {"w": (40, 64)},
+        {"i": TOKENS},
+    ),
+    "MatMul of many blocks": Net(
+        "y = MatMul (x, w)", "(float[n, 64] x) => (float[n, k] y)", {"w": (64, 40)}, {"x": draw("x", 3, 64)}
     ),
     "two look-ups": Net(
         "t = Gather (w, i) \n u = Gather (w, j) \n y = Add (t, u)",
@@ -288,7 +298,17 @@ def test_every_no_of_the_table_says_why_and_a_plan_of_it_is_refused(name, tmp_pa
     assert seen[False]
 
 
-@pytest.mark.parametrize("name", [*NETS, "tied table", "rows that do not fill bytes", "Conv of odd size"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *NETS,
+        "tied table",
+        "tied table of many blocks",
+        "MatMul of many blocks",
+        "rows that do not fill bytes",
+        "Conv of odd size",
+    ],
+)
 def test_coverage_counts_the_bytes_that_are_stored(name, tmp_path):
     """Up to 3 bytes: a zero point that is one number is stored as a float. Constants of unpacking are shared."""
     net = ALL[name]
@@ -308,6 +328,18 @@ def test_coverage_counts_the_bytes_that_are_stored(name, tmp_path):
             if name.startswith("Gemm") and form is STATIC:  # its kernel wants zero points that are 0 written out
                 found -= 0 if "asym" in text else written.graph.initializers["w/z"].const_value.size
             assert found - row.bytes_after in (0, 1, 2, 3), (form, text)
+
+
+def test_many_scales_of_blocks_are_float16_where_that_moves_no_code():
+    scheme = QuantScheme.parse("int4/block16").on_axis(0)
+    weight = draw("w", 64, 40)
+    quantized = quantize(weight, scheme)
+    short = with_short_scales(quantized)
+    assert np.array_equal(short.scale, short.scale.astype(np.float16).astype(np.float32))
+    assert np.array_equal(short.codes, quantized.codes)
+    assert np.abs(short.dequantize() - quantized.dequantize()).max() <= 8 * quantized.scale.max() * 2.0**-11
+    for other in (quantize(weight * 1e-4, scheme), quantize(weight[:16], scheme), quantize(weight, scheme.per_tensor())):
+        assert with_short_scales(other) is other, "too small, too few, not per block"
 
 
 @pytest.mark.parametrize("bits", range(2, 8))
