@@ -95,8 +95,8 @@ NARROW = [
 def test_narrow_weights_are_unpacked_in_and_around_bodies(name, scheme, tmp_path):
     text, weights, feed = CASES[name]
     # ONNX's own evaluator runs a Loop without a condition no times at all
-    text = text.replace("(times, , x)", "(times, go, x)").replace(
-        "y = Loop", "go = Constant <value = bool {1}> ()\n y = Loop"
+    text = text.replace("(times, , x)", "(times, yes, x)").replace(
+        "y = Loop", "yes = Constant <value = bool {1}> ()\n y = Loop"
     )
     model = prepared(tmp_path, text, weights)
     forms = {
