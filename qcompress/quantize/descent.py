@@ -123,7 +123,7 @@ def descend(state: Rounded, hessian: Array, sweeps: int) -> None:
         hessian: (groups, inputs, inputs), symmetric with a positive diagonal.
         sweeps: times that all inputs are visited; ends early when nothing changes any more.
 
-    Source: Behdin et al., QuantEase, arXiv:2309.01885, equation 8 and algorithm 2.
+    Source: Behdin et al., QuantEase, arXiv:2309.01885, section 3.
     """
     diagonal = np.diagonal(hessian, axis1=1, axis2=2)
     changed = False
@@ -157,6 +157,8 @@ def refit_scales(state: Rounded, hessian: Array, sweeps: int = 1) -> None:
         state: its units stay as they are.
         hessian: (groups, inputs, inputs), symmetric.
         sweeps: times that all scales are visited.
+
+    Source: Zhang et al., COMQ, arXiv:2403.07134, scales and codes as coordinates of one error.
     """
     owners, count = state.grid.owners, int(state.grid.owners.max()) + 1
 

@@ -8,8 +8,8 @@ The difference is split into an error e that the l_p norm judges and a rest that
     zero = mean(q - (w - e) / scale)
     q    = nearest((w / scale) + zero)
 
-Source: Badri and Shaji, Half-Quadratic Quantization of Large Machine Learning Models, 2023, equations 4 to 7 and the constants
-of its implementation. There zero points are real numbers; ONNX has integers, so here the scale takes its share as well.
+Source: Badri and Shaji, Half-Quadratic Quantization of Large Machine Learning Models, 2023, and the constants of its
+implementation. There zero points are real numbers; ONNX has integers, so here the scale takes its share as well.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def quantize_hqq(weight: Array, scheme: QuantScheme) -> QuantizedTensor:
     Raises:
         ModelError: a weight is NaN, infinite or beyond float32.
 
-    Source: Badri and Shaji, Half-Quadratic Quantization of Large Machine Learning Models, 2023, equations 4 to 7.
+    Source: Badri and Shaji, Half-Quadratic Quantization of Large Machine Learning Models, 2023.
     """
     weight = as_float32(weight)
     start = quantize(weight, scheme)

@@ -33,7 +33,7 @@ def start_levels(mass: Array, moment: Array, count: int) -> Array:
         moment: (bins,), sum of weight * number.
         count: how many levels.
 
-    Source: Panter and Dite, Proceedings of the IRE 39, 1951, section III.
+    Source: Panter and Dite, Proceedings of the IRE 39, 1951: density of levels for many of them.
     """
     filled = np.flatnonzero(mass > 0.0)
     if filled.size == 0:
@@ -77,7 +77,7 @@ def power_levels(bits: int) -> Array:
 
     Exponents lie around 0, so that all 256 levels of 8 bits are normal float32: log4 has -16 .. -0.25, 0, 0.125 .. 16.
 
-    Source: Miyashita et al., arXiv:1603.01025, section 3.2.
+    Source: Miyashita et al., arXiv:1603.01025, section 3.
     """
     positive = 1 << (bits - 1)
     powers = 2.0 ** (np.arange(positive) - positive // 2 + 1)
