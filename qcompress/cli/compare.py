@@ -10,6 +10,7 @@ import click
 from qcompress.cli import options as shared
 from qcompress.cli.console import open_progress
 from qcompress.cli.guard import Talk
+from qcompress.cli.limits import GateChoice, gate_options
 from qcompress.cli.output import deliver
 from qcompress.cli.paths import check_report_names, check_targets, existing, input_files
 from qcompress.errors import ExitCode
@@ -37,7 +38,7 @@ pair_options = shared.bundle(
 @pair_options
 @shared.data_options
 @shared.run_options
-@shared.gate_options
+@gate_options
 @shared.report_options
 @shared.talk_options
 def compare(
@@ -45,7 +46,7 @@ def compare(
     pair: Pair,
     data_choice: shared.DataChoice,
     run_choice: shared.RunChoice,
-    gate_choice: shared.GateChoice,
+    gate_choice: GateChoice,
     report_choice: shared.ReportChoice,
 ) -> ExitCode:
     """Report size, speed and accuracy of COMPRESSED beside FLOAT, for an existing pair."""

@@ -13,6 +13,7 @@ import click
 from qcompress.cli import options as shared
 from qcompress.cli.console import open_progress, write_bytes
 from qcompress.cli.guard import Talk
+from qcompress.cli.limits import GateChoice, limit_options
 from qcompress.cli.output import deliver
 from qcompress.cli.paths import check_report_names, check_targets, existing, input_files
 from qcompress.cli.searching import CostChoice, EffortChoice, cost_options, effort_options
@@ -66,7 +67,7 @@ job_options = shared.bundle(
 @shared.run_options
 @effort_options
 @cost_options
-@shared.limit_options
+@limit_options
 @shared.report_options
 @shared.talk_options
 def compress(
@@ -77,7 +78,7 @@ def compress(
     run_choice: shared.RunChoice,
     effort_choice: EffortChoice,
     cost_choice: CostChoice,
-    gate_choice: shared.GateChoice,
+    gate_choice: GateChoice,
     report_choice: shared.ReportChoice,
 ) -> ExitCode:
     """Write a smaller MODEL to OUT, and report its size, speed and accuracy beside the original's.

@@ -13,6 +13,7 @@ import click
 from qcompress.cli import options as shared
 from qcompress.cli.console import open_progress, wants_colour, width, write_result
 from qcompress.cli.guard import Talk
+from qcompress.cli.limits import GateChoice, limit_options
 from qcompress.cli.output import wanted
 from qcompress.cli.paths import check_targets, existing, input_files, write_text
 from qcompress.cli.searching import CostChoice, EffortChoice, cost_options, effort_options
@@ -67,7 +68,7 @@ job_options = shared.bundle(
 @shared.data_options
 @effort_options
 @cost_options
-@shared.limit_options
+@limit_options
 @shared.talk_options
 def plan(
     talk: Talk,
@@ -76,7 +77,7 @@ def plan(
     data_choice: shared.DataChoice,
     effort_choice: EffortChoice,
     cost_choice: CostChoice,
-    gate_choice: shared.GateChoice,
+    gate_choice: GateChoice,
 ) -> None:
     """Decide what compress would do to MODEL, without doing it.
 
