@@ -10,7 +10,14 @@ import onnx
 
 from qcompress.errors import ModelError, OutputError
 from qcompress.graph.model import Model
-from qcompress.graph.writing import constant_proto, fits_one_message, referring, write_embedded, write_external
+from qcompress.graph.writing import (
+    constant_proto,
+    embedded_bytes,
+    fits_one_message,
+    referring,
+    write_embedded,
+    write_external,
+)
 from qcompress.types import Array, NodeSpec
 
 
@@ -41,6 +48,11 @@ def save_model(model: Model, target: Path) -> None:
     finally:
         part.unlink(missing_ok=True)
         data_part.unlink(missing_ok=True)
+
+
+def saved_bytes(model: Model) -> int:
+    """Bytes that ``save_model`` would write, the alignment of external data apart."""
+    return embedded_bytes(model.ir)
 
 
 def place_files(moves: Mapping[Path, Path]) -> None:

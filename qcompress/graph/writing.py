@@ -39,23 +39,34 @@ def fits_one_message(content: ir.Model) -> bool:
 
 def write_embedded(model: ir.Model, file: IO[bytes]) -> None:
     """Write one message; the main graph's weights are its last fields, and never two of them are in memory."""
+    head, frames = _embedded(model)
+    file.write(head)
+    for frame in frames:
+        frame.write(file)
+
+
+def embedded_bytes(model: ir.Model) -> int:
+    """Bytes of that message; nothing is read."""
+    head, frames = _embedded(model)
+    return len(head) + sum(frame.size for frame in frames)
+
+
+def _embedded(model: ir.Model) -> tuple[bytes, list[_Frame]]:
     content = _clone(model)
-    names = {name for name, value in content.graph.initializers.items() if value.const_value is not None}
-    frames = [_Frame.of(name, value.const_value) for name, value in content.graph.initializers.items() if value.const_value]
-    for name in names:
+    stored = {name: value.const_value for name, value in content.graph.initializers.items() if value.const_value is not None}
+    frames = [_Frame.of(name, tensor) for name, tensor in stored.items()]
+    for name in stored:
         del content.graph.initializers[name]
     proto = ir.to_proto(content)
     embed_external_data(proto)  # of bodies
-    needed = [info for info in proto.graph.value_info if info.name not in names]
+    needed = [info for info in proto.graph.value_info if info.name not in stored]
     del proto.graph.value_info[:]
     proto.graph.value_info.extend(needed)
     graph = proto.graph.SerializeToString(deterministic=True)
     proto.ClearField("graph")
-    file.write(proto.SerializeToString(deterministic=True))
-    file.write(field_header(GRAPH, len(graph) + sum(frame.size for frame in frames)))
-    file.write(graph)
-    for frame in frames:
-        frame.write(file)
+    head = proto.SerializeToString(deterministic=True)
+    header = field_header(GRAPH, len(graph) + sum(frame.size for frame in frames))
+    return head + header + graph, frames
 
 
 def write_external(model: ir.Model, data: Path, location: str) -> onnx.ModelProto:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from qcompress.decisions import CompressionPlan, Quantize
 from qcompress.errors import RecipeError
 from qcompress.graph import model_files
+from qcompress.graph.saving import saved_bytes
 from qcompress.planning.codes import WIDE, Planned, finish, first_codes
 from qcompress.planning.losses import LossMeter
 from qcompress.planning.store import Measurements
@@ -176,7 +177,7 @@ def written_bytes(work: Workplace, plan: CompressionPlan) -> int:
     """Bytes of the model that the plan makes; codes take as much whatever they are."""
     candidate = work.model.clone()
     apply_plan(plan, candidate)
-    return len(candidate.serialize())
+    return saved_bytes(candidate)
 
 
 def _least_ratio(work: Workplace) -> float:

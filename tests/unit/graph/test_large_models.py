@@ -18,6 +18,7 @@ from qcompress.errors import ModelError, OutputError
 from qcompress.graph import Model, extend, load_model, message, model_files, save_model, weight_bytes
 from qcompress.graph.edit import Editor, constant_array
 from qcompress.graph.opset import raise_opset
+from qcompress.graph.saving import saved_bytes
 from qcompress.graph.tensors import IN_MEMORY, spilled, stored_tensors
 from qcompress.graph.wire import field_header, skim
 from qcompress.graph.writing import PAGE, WORD
@@ -73,6 +74,7 @@ def test_a_written_model_is_the_model_that_was_read(tmp_path):
     onnx.checker.check_model(again, full_check=True)
     assert_close(by_path(tmp_path / "again.onnx"), by_path(model.path))
     assert model.serialize() == (tmp_path / "again.onnx").read_bytes()
+    assert saved_bytes(model) == (tmp_path / "again.onnx").stat().st_size
     assert abs((tmp_path / "again.onnx").stat().st_size - model.path.stat().st_size) < 128
 
 
