@@ -50,7 +50,8 @@ class CompressionPlan:
     ``bias_shifts``: node -> what is added to its bias, per output channel. ``channel_scales``: tensor -> what each of its
     channels is divided by, and what reads it multiplied by, before anything else. ``notes``: what was tried and why not.
     ``loss``: of the whole compressed model, measured on held-out samples, None where nothing was searched; ``budget``: what
-    was allowed. ``machine``: where the times were measured that forms were chosen by.
+    was allowed. ``machine``: where the times were measured that forms were chosen by. ``opset``: the operator set the model was
+    raised to before anything else, None in plans that are older than this.
     """
 
     source: str
@@ -65,6 +66,7 @@ class CompressionPlan:
     loss: float | None = None
     budget: float | None = None
     machine: Mapping[str, str | int] = field(default_factory=dict)
+    opset: int | None = None
     version: int = PLAN_VERSION
 
     def to_json(self) -> str:
@@ -85,6 +87,7 @@ class CompressionPlan:
             "loss": self.loss,
             "budget": self.budget,
             "machine": dict(self.machine),
+            "opset": self.opset,
         }
         return "{\n" + ",\n".join(f" {json.dumps(key)}: {_lines(value)}" for key, value in table.items()) + "\n}\n"
 
@@ -114,6 +117,7 @@ class CompressionPlan:
                 loss=None if table["loss"] is None else float(table["loss"]),
                 budget=None if table["budget"] is None else float(table["budget"]),
                 machine=dict(table["machine"]),
+                opset=None if table.get("opset") is None else int(table["opset"]),
             )
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise RecipeError(f"this is not a plan: {error!r}", "make one with qcompress plan") from error

@@ -33,7 +33,7 @@ from qcompress.measure import (
 )
 from qcompress.operators import find_layers
 from qcompress.operators.support import CHANNEL_SCALES
-from qcompress.plan.choose import PREFERENCES, choose_forms
+from qcompress.plan.choose import PREFERENCES, choose_forms, worthwhile_opset
 from qcompress.plan.coverage import as_decisions, coverage, with_biases
 from qcompress.planning import (
     Effort,
@@ -119,7 +119,7 @@ def compress(
     """
     source, target, options = Path(source), Path(target), options or RunOptions()
     recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
-    prepared = load_prepared(source, recipe)
+    prepared = load_prepared(source, recipe, None if plan is None else plan.opset)
     parts = open_parts(prepared, data, options)
     evaluation = open_evaluation(prepared, eval_data, parts, options)
     if plan is None:
@@ -298,24 +298,26 @@ def inspect_model(source: Path | str, recipe: Recipe | str = "int8") -> Inspecti
     )
 
 
-def load_prepared(source: Path, recipe: Recipe | None = None) -> Model:
+def load_prepared(source: Path, recipe: Recipe | None = None, opset: int | None = None) -> Model:
     """The model with every layer in the shape the forms rely on.
 
     Raises:
         ModelError: the model cannot be read.
         RecipeError: the recipe asks for 16-bit activations and the operator set cannot be raised that far.
     """
-    return prepared_from(load_model(source), recipe)
+    return prepared_from(load_model(source), recipe, opset)
 
 
-def prepared_from(model: Model, recipe: Recipe | None = None) -> Model:
-    """Prepare a loaded model in place: operator set, constants, padding, affine maps, float16."""
+def prepared_from(model: Model, recipe: Recipe | None = None, opset: int | None = None) -> Model:
+    """Prepare a loaded model in place: operator set (``opset``: of a plan), constants, padding, affine maps, float16."""
     unpack(model)
     raise_opset(model, CHANNEL_SCALES)
     if recipe is not None and recipe.activations.bits > 8 and recipe.mode is not Mode.WEIGHTS:
         reason = raise_opset(model, SIXTEEN_BITS)
         if reason:
             raise RecipeError(f"16-bit activations need operator set {SIXTEEN_BITS}: {reason}", "use 8-bit activations")
+    if recipe is not None:  # where it cannot be raised, other forms are taken
+        raise_opset(model, worthwhile_opset(model, recipe) if opset is None else opset)
     prepare(model)
     return model
 

@@ -14,9 +14,10 @@ from qcompress.errors import RecipeError
 from qcompress.graph import Model, Node
 from qcompress.graph.edit import int_attribute, is_constant
 from qcompress.operators import OPERATORS, Layer, why_not_stored
+from qcompress.operators.support import CHANNEL_SCALES, wanted_opset
 from qcompress.plan.placement import Shapes
 from qcompress.recipe import Mode, Recipe
-from qcompress.types import Form, Scheme
+from qcompress.types import Form, QuantScheme, Scheme
 
 FEW_ROWS = 32
 """Up to this many rows a product reads its weight for longer than it multiplies, and smaller codes are faster."""
@@ -83,6 +84,28 @@ def stored_form(layer: Layer, recipe: Recipe, shapes: Shapes) -> Form:
     if _suits(Form.GATHERED, layer, recipe.weights):
         return Form.GATHERED
     return Form.WEIGHT_ONLY if _suits(Form.WEIGHT_ONLY, layer, recipe.weights) and _few_rows(layer, shapes) else Form.FOLDED
+
+
+def worthwhile_opset(model: Model, recipe: Recipe) -> int:
+    """The operator set that the recipe's codes have their fastest kernels in, if products are half of the weights or more.
+
+    Newer operator sets than 13 bring nothing to convolutions, and runtimes that are a few years old do not know them.
+    """
+    total = products = 0
+    for value in model.graph.initializers.values():
+        size = 0 if value.const_value is None else value.const_value.nbytes
+        users = [use.node for use in value.uses()]
+        readers = {
+            reader.op_type for node in users for reader in (_readers(node) if node.op_type == "Transpose" else [node])
+        }
+        total += size
+        products += size if readers & {"MatMul", "Gemm"} else 0
+    codes = recipe.weights if recipe.bits is None else QuantScheme(bits=round(recipe.bits))
+    return wanted_opset(codes) if total and products >= total / 2 else CHANNEL_SCALES
+
+
+def _readers(node: Node) -> list[Node]:
+    return [use.node for output in node.outputs for use in output.uses()]
 
 
 def _form(layer: Layer, preference: Preference, recipe: Recipe, shapes: Shapes) -> Form:

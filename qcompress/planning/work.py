@@ -122,6 +122,7 @@ def assemble(work: Workplace, chosen: Chosen, fitted: Fitted) -> CompressionPlan
         activations={} if statistics is None else fit_activations(placement, statistics, work.recipe),
         integer_nodes=placement.nodes,
         bias_shifts={node: shift for node, shift in fitted.shifts.items() if node in taken},
+        opset=work.model.opset,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from text_models import draw, plan_by_hand, prepared
+from text_models import draw, load, plan_by_hand, prepared, prepared_from
 
 from qcompress.calibrate import observe_shapes
 from qcompress.decisions import ActivationPlan, CompressionPlan, Keep, Quantize
@@ -17,7 +17,7 @@ from qcompress.plan.placement import place
 from qcompress.recipe import Mode, Recipe
 from qcompress.rewrite import apply_plan
 from qcompress.rewrite.bias import shift_biases
-from qcompress.types import Form, QuantScheme
+from qcompress.types import Form, QuantScheme, parse_scheme
 
 NET = """
 <ir_version: 8, opset_import: ["": 17]>
@@ -198,3 +198,28 @@ def test_plans_that_do_not_fit_the_model_are_refused(net):
         assert isinstance(plan, CompressionPlan)
         with pytest.raises(RecipeError, match="plan"):
             apply_plan(plan, net.clone())
+
+
+@pytest.mark.parametrize(
+    ("scheme", "bits", "opset"),
+    [
+        ("int8/channel", None, 13),
+        ("int4/block32", None, 21),
+        ("int8/block64", None, 21),
+        ("int8/channel", 4.0, 21),
+        ("log4", None, 13),
+    ],
+)
+def test_models_of_products_are_raised_to_the_operator_set_of_their_kernels(scheme, bits, opset, tmp_path):
+    text = '<ir_version: 7, opset_import: ["": 13]> net (float[n, 64] x) => (float[n, 32] y) { y = MatMul (x, w) }'
+    recipe = Recipe(weights=parse_scheme(scheme), bits=bits)
+    model = prepared_from(load(tmp_path, text, {"w": (64, 32)}), recipe)
+    assert model.opset == opset
+    assert prepared_from(load(tmp_path, text, {"w": (64, 32)}), recipe, opset=15).opset == 15, "a plan says which"
+
+
+def test_models_of_convolutions_stay_what_older_runtimes_know(tmp_path):
+    text = '<ir_version: 7, opset_import: ["": 13]> net (float[n, 8, 9, 9] x) => (float[n, c, h, v] y) { y = Conv (x, w) }'
+    assert (
+        prepared_from(load(tmp_path, text, {"w": (16, 8, 3, 3)}), Recipe(weights=parse_scheme("int4/block32"))).opset == 13
+    )

@@ -16,6 +16,7 @@ from text_models import (
     assert_close,
     check,
     draw,
+    load,
     plan_by_hand,
     prepared,
     run,
@@ -28,7 +29,7 @@ from qcompress.decisions import Quantize
 from qcompress.errors import RecipeError
 from qcompress.graph import Model
 from qcompress.operators import cells, find_layers, why_not_stored
-from qcompress.operators.support import BLOCKS, CHANNEL_SCALES, SHOWN
+from qcompress.operators.support import BLOCKS, CHANNEL_SCALES, PACKED, SHOWN
 from qcompress.plan.coverage import coverage
 from qcompress.quantize import pack, unpack, with_short_scales
 from qcompress.quantize.affine import quantize
@@ -350,3 +351,24 @@ def test_codes_come_back_from_their_planes(bits):
         planes = pack(codes, bits)
         assert np.array_equal(unpack(planes, bits, shape[-1]), codes)
         assert sum(plane.nbytes for plane in planes) <= codes.size * bits / 8 + codes[..., :1].size * bits
+
+
+@pytest.mark.parametrize(
+    "scheme", ["int4/channel", "uint3/asym", "int5/block16", "codebook16/channel", "float16", "int8/channel"]
+)
+def test_packed_forms_need_nothing_newer_than_operator_set_11(scheme, tmp_path):
+    """As a model is that cannot be raised: the file says 11, and no pass has looked at it."""
+    for name, form in (("MatMul", FOLDED), ("Gather", GATHERED), ("rows that do not fill bytes", GATHERED)):
+        net = ALL[name]
+        model = load(tmp_path, net.text(PACKED).replace("ir_version: 10", "ir_version: 6"), net.weights)
+        assert model.opset == PACKED
+        assert not offered(model, STATIC, scheme) | offered(model, DYNAMIC, scheme) | offered(model, WEIGHT_ONLY, scheme)
+        written, expected = compressed(model, net, form, scheme)
+        for found in three_ways(written, net.feed).values():
+            assert_close(found, expected, 2e-6)
+    (layer,) = find_layers(
+        load(tmp_path, NETS["MatMul"].text(10).replace("ir_version: 10", "ir_version: 5"), NETS["MatMul"].weights)
+    )
+    reason = why_not_stored(layer, FOLDED, parse_scheme(scheme))
+    assert bool(reason) is (scheme not in ("float16", "int8/channel"))
+    assert not reason or "needs operator set 11, not 10" in reason
