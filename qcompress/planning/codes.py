@@ -46,6 +46,9 @@ def rounding_for(recipe: Recipe, scheme: Scheme, has_data: bool) -> Rounding:
 def finish(work: Workplace, plan: CompressionPlan) -> Planned:
     """Fit the codes of a plan whose forms and schemes are final, and shift the biases for them.
 
+    Codes that are fitted in sequence aim at the original's outputs already, their means included: shifts would make the loss of
+    the sample CNN at 3 and 4 bits a tenth larger. Without sequence they make it a tenth smaller.
+
     Raises:
         CalibrationError: an activation is NaN or infinite.
     """
@@ -55,7 +58,10 @@ def finish(work: Workplace, plan: CompressionPlan) -> Planned:
         return Planned(plan)
     place = _rescaled(work, plan)
     changed = [layer for layer in place.layers if layer.name in codes]
-    shifts = measure_shifts(place, changed, lambda layer: codes.get(layer.name))
+    aimed = {name for name, item in plan.weights.items() if work.recipe.sequential and needs_data(item)}
+    shifts = measure_shifts(
+        place, [layer for layer in changed if layer.name not in aimed], lambda layer: codes.get(layer.name)
+    )
     own = {use.node.name for layer in changed for use in layer.uses}
     kept = {node: shift for node, shift in plan.bias_shifts.items() if node not in own}
     return Planned(replace(plan, bias_shifts={**kept, **shifts}), codes)

@@ -23,6 +23,9 @@ from qcompress.types import Array
 RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """What is tried, in shares of the diagonal."""
 
+_SAMPLED = 64
+"""Outputs of each group that the ridge is picked on, at most."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drift:
@@ -50,27 +53,39 @@ def align(weight: Array, evidence: Evidence, drift: Drift) -> Array:
     if gram is None or gram.held is None:
         return weight
     rows = to_rows(np.asarray(weight, dtype=np.float64), evidence.layout, evidence.groups)
-    missing = _missing(rows, drift.held)
-    best, least = 0.0, 0.0
-    for ridge in RIDGES:
-        change = _change(rows, gram.fit, drift.fit, ridge)
-        error = float(np.sum(change * (change @ gram.held - 2.0 * missing)))
-        if error < least:
-            best, least = ridge, error
-    if best == 0.0:
+    best = _pick(rows[:, :: -(-rows.shape[1] // _SAMPLED)], gram, drift)
+    if best is None:
         return weight
-    change = _change(rows, gram.pooled, _pooled(gram, drift), best)
+    change = _change(_missing(rows, _pooled(gram, drift)), gram.pooled, best)
     return np.asarray(from_rows(rows + change, weight.shape, evidence.layout, evidence.groups), dtype=np.float32)
 
 
-def _change(rows: Array, gram: Array, drift: Array, ridge: float) -> Array:
+def _pick(rows: Array, gram: Gram, drift: Drift) -> float | None:
+    """The ridge of least held-out error, found by going downhill; None where no change makes it smaller."""
+    missing, missing_held = _missing(rows, drift.fit), _missing(rows, drift.held)
+    errors: dict[int, float] = {}
+
+    def error(index: int) -> float:
+        if index not in errors:
+            change = _change(missing, gram.fit, RIDGES[index])
+            errors[index] = float(np.sum(change * (change @ gram.held - 2.0 * missing_held)))
+        return errors[index]
+
+    best = len(RIDGES) // 2
+    for direction in (-1, 1):
+        while 0 <= best + direction < len(RIDGES) and error(best + direction) < error(best):
+            best += direction
+    return RIDGES[best] if error(best) < 0.0 else None
+
+
+def _change(missing: Array, gram: Array, ridge: float) -> Array:
     """W D^T (H + ridge diag(H))^-1, (groups, outputs, inputs)."""
     diagonal = np.diagonal(gram, axis1=1, axis2=2)
     least = np.maximum(1e-8 * diagonal.mean(axis=1, keepdims=True), 1e-30)
     index = np.arange(gram.shape[1])
     damped = gram.copy()
     damped[:, index, index] += np.maximum(ridge * diagonal, least)
-    solved: Array = np.linalg.solve(damped, np.swapaxes(_missing(rows, drift), 1, 2))
+    solved: Array = np.linalg.solve(damped, np.swapaxes(missing, 1, 2))
     return np.swapaxes(solved, 1, 2)
 
 
