@@ -14,13 +14,13 @@ from typing import Protocol
 from qcompress.calibrate.accumulators import MeanAccumulator, RangeAccumulator, check_sum
 from qcompress.calibrate.observers import MOMENT_VALUES, PREFIX, Facts, Observers, observe, values_per_sample
 from qcompress.calibrate.ranges import RANGE_METHODS
-from qcompress.calibrate.shapes import NODES_IN_PRIORITY
+from qcompress.calibrate.shapes import observing
 from qcompress.calibrate.values import may_be_nan, never_negative
 from qcompress.errors import CalibrationError
 from qcompress.graph import Model, extend
 from qcompress.progress import Progress
 from qcompress.recipe import RangeMethod
-from qcompress.runtime import Session, SessionSettings, open_session
+from qcompress.runtime import Session, open_session
 from qcompress.types import Array, Feed, NodeSpec, QuantScheme, Statistics, StatisticsNeeds
 
 AT_ONCE = 2
@@ -178,8 +178,7 @@ def _peek(batches: Iterable[Batch]) -> tuple[Batch, Iterable[Batch]]:
 def _open(model: Model, observers: Observers, settings: CalibrationSettings, at_once: int) -> Session:
     threads = max(1, _threads(settings) // at_once)
     observed = extend(model, observers.nodes, observers.constants, observers.outputs)
-    early = len(model.graph) + len(observers.nodes) <= NODES_IN_PRIORITY
-    return open_session(observed, SessionSettings(threads=threads, early_release=early))
+    return open_session(observed, observing(len(model.graph) + len(observers.nodes), threads))
 
 
 def _at_once(first: Batch, settings: CalibrationSettings) -> int:

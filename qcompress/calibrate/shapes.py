@@ -6,14 +6,22 @@ import numpy as np
 
 from qcompress.errors import ModelError
 from qcompress.graph import Model, extend
-from qcompress.runtime import SessionSettings, open_session
+from qcompress.runtime import Optimization, SessionSettings, open_session
 from qcompress.types import Feed, NodeSpec
 
 _PREFIX = "qcompress/shape/"
 
-NODES_IN_PRIORITY = 15_000
-"""Nodes up to which observers run as soon as they can: the runtime takes quadratic time to find that order (21,600 nodes: 45
-seconds instead of 3, 3,600 nodes: no difference). Graphs that long are language models, whose activations are small."""
+LONG_GRAPH = 15_000
+"""Nodes, observers included, above which the runtime takes the graph as it is: optimizing it, and finding an order in which
+observers run early, take more than linear time (21,600 nodes: 45 seconds to load instead of 3). Graphs that long are language
+models, whose activations are small."""
+
+
+def observing(nodes: int, threads: int = 0) -> SessionSettings:
+    """How to open a model with observers, of so many nodes in all."""
+    if nodes > LONG_GRAPH:
+        return SessionSettings(threads=threads, optimization=Optimization.DISABLED)
+    return SessionSettings(threads=threads, early_release=True)
 
 
 def observe_shapes(model: Model, feed: Feed) -> dict[str, tuple[int, ...]]:
@@ -28,7 +36,7 @@ def observe_shapes(model: Model, feed: Feed) -> dict[str, tuple[int, ...]]:
     try:
         session = open_session(
             extend(model, nodes, {}, [_PREFIX + name for name in tensors]),
-            SessionSettings(early_release=len(model.graph) + len(nodes) <= NODES_IN_PRIORITY),
+            observing(len(model.graph) + len(nodes)),
         )
     except ModelError:  # sequences and maps have no shape; without shapes planning assumes that integers pay
         open_session(model.path).run(feed)
