@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -17,8 +16,7 @@ from qcompress.errors import RecipeError
 
 Array = NDArray[Any]
 Feed = Mapping[str, Array]
-
-ROOT = Path(os.sep).resolve()
+ROOT = Path("/").resolve()
 """Where locations of weights start in models serialized for the runtime in this process: it refuses absolute ones."""
 
 
