@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -23,7 +24,18 @@ from qcompress.plan.choose import PREFERENCES, choose_forms
 from qcompress.plan.coverage import as_decisions, coverage
 from qcompress.recipe import Mode, Recipe
 from qcompress.rewrite import apply_plan
-from qcompress.types import Form, PerBlock, PerChannel, PerTensor, QuantScheme
+from qcompress.types import (
+    FLOAT_SCHEMES,
+    CodebookScheme,
+    FloatScheme,
+    Form,
+    Levels,
+    PerBlock,
+    PerChannel,
+    PerTensor,
+    QuantScheme,
+    Rounding,
+)
 
 deterministic = settings(deadline=None, derandomize=True, max_examples=60)
 
@@ -32,9 +44,13 @@ numbers = st.floats(allow_nan=False, allow_infinity=False, width=32)
 positive = st.floats(min_value=2.0**-100, max_value=2.0**100, allow_nan=False)
 granularities = st.one_of(st.just(PerTensor()), st.just(PerChannel()), st.integers(1, 512).map(PerBlock))
 schemes = st.builds(QuantScheme, st.integers(2, 16), st.booleans(), st.booleans(), granularities)
+shared = st.sampled_from([PerTensor(), PerChannel()])
+codebooks = st.builds(CodebookScheme, st.integers(2, 8), st.sampled_from(list(Levels)), shared)
+stored = st.one_of(schemes, codebooks, st.sampled_from(FLOAT_SCHEMES).map(FloatScheme))
+clips = st.lists(numbers, max_size=4).map(tuple)
 decisions = st.one_of(
     st.builds(Keep, st.text(max_size=20)),
-    st.builds(Quantize, st.sampled_from(list(Form)), schemes, st.lists(numbers, max_size=4).map(tuple)),
+    st.builds(Quantize, st.sampled_from(list(Form)), stored, clips, st.sampled_from(list(Rounding))),
 )
 plans = st.builds(
     CompressionPlan,
@@ -47,6 +63,7 @@ plans = st.builds(
     bias_shifts=st.dictionaries(names, st.lists(numbers, max_size=4).map(tuple), max_size=3),
     channel_scales=st.dictionaries(names, st.lists(positive, max_size=4).map(tuple), max_size=3),
     notes=st.lists(st.text(max_size=20), max_size=3).map(tuple),
+    opset=st.none() | st.integers(7, 30),
 )
 
 
@@ -59,6 +76,15 @@ def test_a_plan_survives_json(plan):
     assert again.to_json() == text
     assert list(again.weights) == list(plan.weights)
     assert list(again.activations) == list(plan.activations)
+
+
+def test_a_plan_without_the_newer_keys_is_read(samples: dict[str, Sample]):
+    plan = plan_compression(samples["mlp"].model, "int8-weights", None, options=RunOptions(threads=1))
+    table = json.loads(plan.to_json())
+    assert "rounding" not in str(table["weights"])
+    assert CompressionPlan.from_json(json.dumps({k: v for k, v in table.items() if k != "opset"})) == replace(
+        plan, opset=None
+    )
 
 
 json_values = st.recursive(
