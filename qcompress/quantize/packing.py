@@ -47,9 +47,10 @@ def pack(codes: Array, bits: int) -> list[Array]:
         per_byte = 8 // plane
         part = rest & np.uint8((1 << plane) - 1)
         rest = rest >> np.uint8(plane)
-        split = part.reshape(*part.shape[:-1], part.shape[-1] // per_byte, per_byte)
-        shifted = split << (np.arange(per_byte, dtype=np.uint8) * np.uint8(plane))
-        packed.append(np.bitwise_or.reduce(shifted, axis=-1).astype(np.uint8))
+        filled = part[..., ::per_byte].copy()
+        for place in range(1, per_byte):
+            filled |= part[..., place::per_byte] << np.uint8(place * plane)
+        packed.append(filled)
     return packed
 
 

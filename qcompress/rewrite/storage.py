@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -100,9 +101,13 @@ def with_sign(quantized: QuantizedTensor, signed: bool) -> QuantizedTensor:
         return quantized
     other = replace(scheme, signed=signed)
     shift = other.qmin - scheme.qmin
-    codes = (quantized.codes.astype(np.int16) + shift).astype(other.storage)
-    zero_point = (quantized.zero_point.astype(np.int16) + shift).astype(other.storage)
+    codes, zero_point = (_moved(array, shift, other.storage) for array in (quantized.codes, quantized.zero_point))
     return QuantizedTensor(codes, quantized.scale, zero_point, other)
+
+
+def _moved(codes: Array, shift: int, dtype: np.dtype[Any]) -> Array:
+    """``codes + shift``, of at most 8 bits before and after, in bytes that wrap around: a large table needs no wider copy."""
+    return np.asarray(np.asarray(codes.astype(np.uint8)) + np.uint8(shift % 256)).astype(dtype)
 
 
 def store(chain: Chain, name: str, encoded: QuantizedTensor | CodebookTensor, codes: Array, by_rows: bool = False) -> Stored:
@@ -111,7 +116,7 @@ def store(chain: Chain, name: str, encoded: QuantizedTensor | CodebookTensor, co
     if bits not in PLANES:
         return Stored((chain.constant(f"{name}/q", codes),), bits, codes.shape, by_rows=by_rows)
     lowest = encoded.scheme.qmin if isinstance(encoded, QuantizedTensor) else 0
-    counted = (codes.astype(np.int16) - lowest).astype(np.uint8)
+    counted = _moved(codes, -lowest, np.dtype(np.uint8))
     packed = pack(counted.reshape(codes.shape[0], -1) if by_rows else counted.reshape(-1), bits)
     names = [f"{name}/q{index or ''}" for index in range(len(packed))]
     planes = (chain.constant(label, plane[..., np.newaxis]) for label, plane in zip(names, packed, strict=True))
