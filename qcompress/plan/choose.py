@@ -87,7 +87,7 @@ def stored_form(layer: Layer, recipe: Recipe, shapes: Shapes) -> Form:
 
 
 def worthwhile_opset(model: Model, recipe: Recipe) -> int:
-    """The operator set that the recipe's codes have their fastest kernels in, if products are half of the weights or more.
+    """The operator set that the recipe's codes have their fastest kernels in, if products have half of the weights or more.
 
     Newer operator sets than 13 bring nothing to convolutions, and runtimes that are a few years old do not know them.
     """
@@ -98,7 +98,7 @@ def worthwhile_opset(model: Model, recipe: Recipe) -> int:
         readers = {
             reader.op_type for node in users for reader in (_readers(node) if node.op_type == "Transpose" else [node])
         }
-        total += size
+        total += 0 if readers == {"Gather"} else size  # tables are looked up as well in any operator set
         products += size if readers & {"MatMul", "Gemm"} else 0
     codes = recipe.weights if recipe.bits is None else QuantScheme(bits=round(recipe.bits))
     return wanted_opset(codes) if total and products >= total / 2 else CHANNEL_SCALES

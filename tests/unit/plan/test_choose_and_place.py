@@ -211,11 +211,12 @@ def test_plans_that_do_not_fit_the_model_are_refused(net):
     ],
 )
 def test_models_of_products_are_raised_to_the_operator_set_of_their_kernels(scheme, bits, opset, tmp_path):
-    text = '<ir_version: 7, opset_import: ["": 13]> net (float[n, 64] x) => (float[n, 32] y) { y = MatMul (x, w) }'
-    recipe = Recipe(weights=parse_scheme(scheme), bits=bits)
-    model = prepared_from(load(tmp_path, text, {"w": (64, 32)}), recipe)
+    head = '<ir_version: 7, opset_import: ["": 13]> net (int64[n] i) => (float[n, 32] y)'
+    text = f"{head} {{ x = Gather (table, i) \n y = MatMul (x, w) }}"
+    recipe, weights = Recipe(weights=parse_scheme(scheme), bits=bits), {"table": (500, 64), "w": (64, 32)}
+    model = prepared_from(load(tmp_path, text, weights), recipe)
     assert model.opset == opset
-    assert prepared_from(load(tmp_path, text, {"w": (64, 32)}), recipe, opset=15).opset == 15, "a plan says which"
+    assert prepared_from(load(tmp_path, text, weights), recipe, opset=15).opset == 15, "a plan says which"
 
 
 def test_models_of_convolutions_stay_what_older_runtimes_know(tmp_path):
