@@ -8,7 +8,6 @@ from pathlib import Path
 from qcompress.graph import model_files, weight_bytes
 from qcompress.results import SizeReport
 
-
 GZIP_LEVEL = 6
 """What gzip does when it is not told otherwise."""
 

@@ -6,7 +6,8 @@ import click
 import pytest
 
 from qcompress.cli import COMMANDS, main
-from qcompress.cli.options import DataChoice, GateChoice, RecipeChoice, RunChoice
+from qcompress.cli.limits import GateChoice
+from qcompress.cli.options import DataChoice, RecipeChoice, RunChoice
 from qcompress.cli.parameters import ImageSize, LazyChoice, Numbers, Share
 from qcompress.data import DataOptions, ImageOptions
 from qcompress.errors import RecipeError, UsageError
