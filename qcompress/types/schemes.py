@@ -1,23 +1,16 @@
-"""Words everybody uses: schemes, quantized tensors, ranges, statistics and signatures."""
+"""How numbers are stored in fewer bits: schemes and their notation."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qcompress.errors import RecipeError
-
-Array = NDArray[Any]
-Feed = Mapping[str, Array]
-ROOT = Path("/").resolve()
-"""Where locations of weights start in models serialized for the runtime in this process: it refuses absolute ones."""
+from qcompress.types.arrays import Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,168 +226,3 @@ def spread(parameter: Array, shape: tuple[int, ...], granularity: Granularity) -
     if isinstance(granularity, PerChannel):
         return parameter.reshape([-1 if index == axis else 1 for index in range(len(shape))])
     return np.take(parameter, np.arange(shape[axis]) // granularity.size, axis=axis)  # the last block may be partial
-
-
-class Form(StrEnum):
-    """How a weight is stored and computed with in the compressed model."""
-
-    STATIC = "static"
-    """int8 weight and activations with calibrated ranges: QuantizeLinear/DequantizeLinear around the operator."""
-    DYNAMIC = "dynamic"
-    """int8 weight; the activation's range is taken at run time: DynamicQuantizeLinear and MatMulInteger."""
-    WEIGHT_ONLY = "weight-only"
-    """Quantized weight behind DequantizeLinear, in the shape the runtime multiplies without expanding it."""
-    FOLDED = "folded"
-    """Quantized weight decoded by ordinary operators that the runtime folds at load: small file, float speed."""
-    GATHERED = "gathered"
-    """Quantized table whose codes are gathered first and only then decoded."""
-
-
-@dataclass(frozen=True, slots=True)
-class QuantizedTensor:
-    """Integer codes and what turns them back into numbers.
-
-    ``codes`` has the shape of the float array. ``scale`` (float32) and ``zero_point`` (storage type of the scheme) have
-    shape () per tensor, (channels,) per channel, and the float array's shape with ``axis`` shortened to the number of
-    blocks per block (the last block may be partial).
-    """
-
-    codes: Array
-    scale: Array
-    zero_point: Array
-    scheme: QuantScheme
-
-    def dequantize(self) -> Array:
-        """The float32 array the codes stand for: (codes - zero_point) * scale."""
-        difference = self.codes.astype(np.int32) - self.spread(self.zero_point).astype(np.int32)
-        values: Array = difference.astype(np.float32) * self.spread(self.scale)
-        return values
-
-    def spread(self, parameter: Array) -> Array:
-        """A scale or zero point made broadcastable against the codes."""
-        return spread(parameter, self.codes.shape, self.scheme.granularity)
-
-
-@dataclass(frozen=True, slots=True)
-class CodebookTensor:
-    """Indices into levels: value = levels[code] * scale.
-
-    ``codes``: uint8, shape of the float array. ``levels``: (entries,), float32, ascending. ``scale``: float32, () per tensor
-    or (channels,) per channel.
-    """
-
-    codes: Array
-    levels: Array
-    scale: Array
-    scheme: CodebookScheme
-
-    def dequantize(self) -> Array:
-        """The float32 array the codes stand for."""
-        values: Array = self.levels[self.codes] * spread(self.scale, self.codes.shape, self.scheme.granularity)
-        return values
-
-
-@dataclass(frozen=True, slots=True)
-class NarrowTensor:
-    """Numbers in a narrower float type; ``values`` has the shape of the float array."""
-
-    values: Array
-    scheme: FloatScheme
-
-    def dequantize(self) -> Array:
-        """The float32 array."""
-        return self.values.astype(np.float32)
-
-
-EncodedTensor = QuantizedTensor | CodebookTensor | NarrowTensor
-"""A weight as it is stored."""
-
-
-class Rounding(StrEnum):
-    """How codes are chosen for the numbers of a weight."""
-
-    NEAREST = "nearest"
-    """The nearest code, over the full range."""
-    CLIP = "clip"
-    """The nearest code, over the range of least error weighted with the inputs' second moments."""
-    GPTQ = "gptq"
-    """One input after the other, the rest making up for the error of those before it."""
-    FITTED = "fitted"
-    """GPTQ, coordinate descent and refitted scales, on correlations shrunk as far as held-out samples ask for."""
-    HQQ = "hqq"
-    """Zero points fitted to the weights alone, large errors forgiven; needs no data."""
-
-
-@dataclass(frozen=True, slots=True)
-class TensorRange:
-    """The interval of values that a quantized tensor must represent."""
-
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True)
-class TensorSignature:
-    """A model input or output: name, numpy dtype name and shape (int: fixed, str: named, None: free)."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str | None, ...] | None
-
-
-@dataclass(frozen=True, slots=True)
-class StatisticsNeeds:
-    """What the algorithms of a run want to know about activations; the data runs once for the union.
-
-    ``ranges``: tensors whose range is wanted. ``moments``: tensor -> channel axis, for the second moment
-    E[x^2] of each channel over samples and all other axes.
-    """
-
-    ranges: frozenset[str] = frozenset()
-    moments: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """What one pass over the calibration data found.
-
-    ``second_moments``: tensor -> (channels,), float64. ``shapes``: tensor -> shape in the first feed.
-    ``alternatives``: method -> tensor -> the range that it would have chosen.
-    """
-
-    ranges: Mapping[str, TensorRange]
-    second_moments: Mapping[str, Array]
-    shapes: Mapping[str, tuple[int, ...]]
-    samples: int
-    alternatives: Mapping[str, Mapping[str, TensorRange]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ChannelSamples:
-    """One tensor, channel by channel.
-
-    ``low`` and ``high``: (feeds, channels), exact. ``rows``: (positions, channels), float32, from the last feeds.
-    ``feeds``: (positions,), the feed each row comes from, an index into ``low`` and ``high``.
-    """
-
-    low: Array
-    high: Array
-    rows: Array
-    feeds: Array
-
-    @property
-    def largest(self) -> Array:
-        """(channels,), float64: the largest magnitude seen."""
-        return np.asarray(np.maximum(-self.low, self.high).max(axis=0), dtype=np.float64)
-
-
-@dataclass(frozen=True, slots=True)
-class NodeSpec:
-    """A node to add to a graph, as plain data, so that rooms without the graph library can describe one."""
-
-    op_type: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    attributes: Mapping[str, int | float | str | tuple[int, ...]] = field(default_factory=dict)
-    name: str = ""
-    domain: str = ""
