@@ -38,7 +38,7 @@ from qcompress.pipeline.opening import (
     plan_settings,
     timed_threads,
 )
-from qcompress.plan.coverage import coverage, with_biases
+from qcompress.plan.coverage import coverage, with_biases, with_entropies
 from qcompress.planning import (
     Planned,
     find_codes,
@@ -84,7 +84,8 @@ def compress(
     plan = planned.plan
     promise = Promise(recipe.budget, judged_outputs(prepared, recipe.outputs))
     rows = coverage(find_layers(prepared), plan.weights)
-    rows = with_biases(rows, apply_plan(plan, prepared, progress, planned.codes))
+    done = apply_plan(plan, prepared, progress, planned.codes)
+    rows = with_entropies(with_biases(rows, done.biases), done.entropies)
     if not any(row.form for row in rows):
         raise NothingToCompressError(f"{source}: no weight can be compressed", "qcompress inspect says why")
     with TemporaryDirectory(prefix=".qcompress-", dir=folder_of(target)) as folder:

@@ -27,6 +27,11 @@ def with_biases(rows: Sequence[WeightRow], biases: Mapping[str, int]) -> tuple[W
     )
 
 
+def with_entropies(rows: Sequence[WeightRow], entropies: Mapping[str, float]) -> tuple[WeightRow, ...]:
+    """The rows with the entropy of codes; ``entropies``: weight -> bits per number."""
+    return tuple(replace(row, entropy_bits=entropies.get(row.weight)) for row in rows)
+
+
 def as_decisions(chosen: Mapping[str, Form | Keep], scheme: Scheme) -> dict[str, Quantize | Keep]:
     """Forms that nothing was fitted for yet, as decisions."""
     return {name: form if isinstance(form, Keep) else Quantize(form, scheme) for name, form in chosen.items()}

@@ -4,6 +4,7 @@ from qcompress.quantize.affine import parameters, quantize, round_to_codes
 from qcompress.quantize.bias import QuantizedBias, least_weight_scale, quantize_bias
 from qcompress.quantize.clipping import search_clip
 from qcompress.quantize.codebook import fit_codebook
+from qcompress.quantize.entropy import code_entropy
 from qcompress.quantize.evidence import Evidence, Gram, Need
 from qcompress.quantize.fitted import output_error
 from qcompress.quantize.hqq import quantize_hqq
@@ -22,6 +23,7 @@ __all__ = [
     "Layout",
     "Need",
     "QuantizedBias",
+    "code_entropy",
     "fit_codebook",
     "fit_weight",
     "from_rows",

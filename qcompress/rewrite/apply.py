@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from qcompress.decisions import CompressionPlan, Quantize
 from qcompress.errors import RecipeError
@@ -21,13 +22,21 @@ from qcompress.types import EncodedTensor
 NOTHING_FITTED: Mapping[str, EncodedTensor] = {}
 
 
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """``biases``: those stored as int32 now, and their bytes. ``entropies``: weight -> bits per number of its codes."""
+
+    biases: Mapping[str, int]
+    entropies: Mapping[str, float]
+
+
 def apply_plan(
     plan: CompressionPlan,
     model: Model,
     progress: Progress = SILENT,
     codes: Mapping[str, EncodedTensor] = NOTHING_FITTED,
-) -> dict[str, int]:
-    """Rewrite the model in place; returns bias -> bytes, for every bias that is stored as int32 now.
+) -> Rewritten:
+    """Rewrite the model in place.
 
     ``codes``: weight -> what was fitted to data for it; the others are rounded as the plan says.
 
@@ -56,4 +65,4 @@ def apply_plan(
     remove_unused(model)
     narrow_halves(model)
     forget_made_up_names(model)
-    return context.biases
+    return Rewritten(context.biases, context.entropies)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,7 +13,15 @@ from qcompress.errors import RecipeError
 from qcompress.graph import Graph, Model, Node, Value
 from qcompress.graph.edit import Editor, taken_names
 from qcompress.operators import Layer
-from qcompress.quantize import Evidence, Layout, fit_weight, least_scales_kept, quantize_weight, with_short_scales
+from qcompress.quantize import (
+    Evidence,
+    Layout,
+    code_entropy,
+    fit_weight,
+    least_scales_kept,
+    quantize_weight,
+    with_short_scales,
+)
 from qcompress.types import Array, EncodedTensor, QuantizedTensor, QuantScheme, Rounding
 
 
@@ -32,6 +41,8 @@ class Context:
     """Small constants that several nodes of a graph read."""
     biases: dict[str, int] = field(default_factory=dict)
     """Bias -> bytes it takes as int32, scales included."""
+    entropies: dict[str, float] = field(default_factory=dict)
+    """Weight -> entropy of its codes, bits per number."""
     dynamic_inputs: dict[Value, tuple[Value, Value, Value]] = field(default_factory=dict)
     """Tensor -> its dynamically quantized codes, scale and zero point, for all products that read it."""
 
@@ -70,12 +81,18 @@ class Context:
         return node.graph is self.model.graph and node.name in self.integer_nodes
 
 
+Encoded = TypeVar("Encoded", bound=EncodedTensor)
+
 Writer = Callable[[Context, Layer, Quantize], None]
 """Writes one weight in one form."""
 
 
 def encode(context: Context, layer: Layer, decision: Quantize) -> EncodedTensor:
     """What was fitted for a weight to data, or what its own numbers give under the decision."""
+    return _noted(context, layer, _encoded(context, layer, decision))
+
+
+def _encoded(context: Context, layer: Layer, decision: Quantize) -> EncodedTensor:
     encoded = context.codes.get(layer.name)
     if encoded is None:
         scheme = layer.scheme(decision.scheme)
@@ -101,7 +118,7 @@ def encode_integers(context: Context, layer: Layer, decision: Quantize, least_sc
     scheme = layer.scheme(decision.scheme)
     own = layer.name not in context.codes and decision.rounding is not Rounding.HQQ
     if own and least_scale is not None and isinstance(scheme, QuantScheme):
-        return quantize_weight(layer.array, scheme, decision.clip, least_scale)
+        return _noted(context, layer, quantize_weight(layer.array, scheme, decision.clip, least_scale))
     encoded = encode(context, layer, decision)
     if not isinstance(encoded, QuantizedTensor):
         raise RecipeError(
@@ -109,3 +126,10 @@ def encode_integers(context: Context, layer: Layer, decision: Quantize, least_sc
             "make the plan again",
         )
     return encoded if least_scale is None else least_scales_kept(encoded, layer.array, least_scale)
+
+
+def _noted(context: Context, layer: Layer, encoded: Encoded) -> Encoded:
+    entropy = code_entropy(encoded)
+    if entropy is not None:
+        context.entropies[layer.name] = entropy
+    return encoded
