@@ -74,6 +74,8 @@ class Recipe:
     """Layer names, globs or operator types to compress; empty means all."""
     exclude: tuple[str, ...] = ()
     """Layer names, globs or operator types to keep as they are."""
+    portable: int | None = None
+    """Operator set that the result may use at most, for runtimes that know no newer one; None: what its kernels need."""
     outputs: tuple[str, ...] = ()
     """Outputs of the model that must stay close to the float model's; empty means all."""
     gates: Gates = field(default_factory=Gates)
@@ -173,6 +175,8 @@ def _field_value(key: str, value: Any, where: str) -> Any:
             return Rounding(_expect(value, str))
         if key in ("bits", "budget"):
             return _number(value)
+        if key == "portable":
+            return _expect(value, int)
         if key == "mode":
             return Mode(_expect(value, str))
         if key == "objective":

@@ -63,6 +63,7 @@ class RecipeChoice:
     bits: float | None
     rounding: Rounding | None
     sequential: bool | None
+    portable: int | None
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     clip_weights: bool | None
@@ -139,6 +140,12 @@ recipe_options = bundle(
     ),
     click.option("--activations", metavar="SCHEME", help="Activation scheme, for example uint8/asym or int8."),
     click.option("--ranges", type=LazyChoice(_range_methods), help="How an activation's range is chosen."),
+    click.option(
+        "--portable",
+        type=click.IntRange(7),
+        metavar="N",
+        help="Use nothing newer than operator set N, for older runtimes.  [default: what the kernels need, 21 at most]",
+    ),
     click.option(
         "--include", multiple=True, metavar="LAYER", help="Compress only these: name, glob or operator type. Repeatable."
     ),

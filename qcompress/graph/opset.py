@@ -10,7 +10,7 @@ from qcompress.graph.external import embed_external_data
 from qcompress.graph.model import Model, check_proto, first_words
 from qcompress.graph.tensors import IN_MEMORY
 
-_IR_VERSION = {13: 7, 14: 7, 15: 8, 19: 9, 21: 10, 23: 11}
+_IR_VERSION = {7: 3, 9: 4, 10: 5, 11: 6, 12: 7, 13: 7, 14: 7, 15: 8, 19: 9, 21: 10, 23: 11}
 """Operator set -> the IR version it came with. Source: onnx/docs/Versioning.md, released versions."""
 
 
@@ -25,7 +25,7 @@ def raise_opset(model: Model, wanted: int) -> str:
         converted = version_converter.convert_version(proto, wanted)
         if not proto.graph.value_info:
             del converted.graph.value_info[:]  # the converter infers shapes; runtimes do that themselves
-        converted.ir_version = max(converted.ir_version, model.ir.ir_version, _IR_VERSION[wanted])
+        converted.ir_version = max(converted.ir_version, model.ir.ir_version, ir_version_of(wanted))
         check_proto(converted, model.path)
         content = ir.from_proto(converted)
         _restore_weights(content, model.ir)
@@ -33,6 +33,11 @@ def raise_opset(model: Model, wanted: int) -> str:
     except Exception as error:  # the converter raises RuntimeError for operators it has no adapter for
         return f"operator set {model.opset} cannot be raised to {wanted}: {first_words(error)}"
     return ""
+
+
+def ir_version_of(opset: int) -> int:
+    """The IR version that the operator set came with."""
+    return max(version for first, version in _IR_VERSION.items() if first <= max(opset, min(_IR_VERSION)))
 
 
 def _without_weights(model: ir.Model) -> onnx.ModelProto:

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from qcompress.data import DataOptions, Dataset, Parts, cut, open_dataset
-from qcompress.errors import RecipeError
+from qcompress.errors import ModelError, RecipeError
 from qcompress.graph import Model, load_model
 from qcompress.graph.opset import raise_opset
 from qcompress.graph.passes import prepare, unpack
@@ -62,13 +62,24 @@ def load_prepared(source: Path, recipe: Recipe | None = None, opset: int | None 
 def prepared_from(model: Model, recipe: Recipe | None = None, opset: int | None = None) -> Model:
     """Prepare a loaded model in place: operator set (``opset``: of a plan), constants, padding, affine maps, float16."""
     unpack(model)
-    raise_opset(model, CHANNEL_SCALES)
+    most = None if recipe is None else recipe.portable
+    if most is not None and model.opset > most:
+        raise ModelError(
+            f"{model.path}: operator set {model.opset}, newer than the {most} it shall be portable to",
+            f"export the model again in operator set {most}",
+        )
+
+    def at_most(wanted: int) -> int:
+        return wanted if most is None else min(wanted, most)
+
+    raise_opset(model, at_most(CHANNEL_SCALES))
     if recipe is not None and recipe.activations.bits > 8 and recipe.mode is not Mode.WEIGHTS:
-        reason = raise_opset(model, SIXTEEN_BITS)
+        known = most is None or most >= SIXTEEN_BITS
+        reason = raise_opset(model, SIXTEEN_BITS) if known else f"it shall be portable to {most}"
         if reason:
             raise RecipeError(f"16-bit activations need operator set {SIXTEEN_BITS}: {reason}", "use 8-bit activations")
     if recipe is not None:  # where it cannot be raised, other forms are taken
-        raise_opset(model, worthwhile_opset(model, recipe) if opset is None else opset)
+        raise_opset(model, at_most(worthwhile_opset(model, recipe)) if opset is None else opset)
     prepare(model)
     return model
 

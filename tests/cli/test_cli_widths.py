@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from click.testing import CliRunner, Result
@@ -148,3 +149,35 @@ def test_sizes_to_be_fast_at_come_from_other_data(tmp_path: Path) -> None:
     words = ("compress", REVIEWS, "-o", tmp_path / "small.onnx", "--data", calib, "--recipe", "int8-weights")
     report = report_of(*words, "--timing-data", tmp_path / "one.npz", "--batch-size", "4")
     assert {shape[0] for shape in report["latency"]["feed_shapes"].values()} == {1}
+
+
+@pytest.mark.parametrize("opset", [11, 13])
+def test_a_result_for_older_runtimes(opset: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.normal(size=(64, 32, 3, 3)), "v": rng.normal(size=(64 * 36, 64))}
+    text = f"""<ir_version: 7, opset_import: ["" : {opset}]>
+    agraph (float[1,32,8,8] x) => (float[1,64] y) {{ c = Conv(x, w) r = Relu(c) f = Flatten(r) y = Gemm(f, v) }}"""
+    proto = onnx.parser.parse_model(text)
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(np.float32(array), name) for name, array in weights.items())
+    onnx.save(proto, tmp_path / "old.onnx")
+    words = (
+        "compress",
+        tmp_path / "old.onnx",
+        "-o",
+        tmp_path / "small.onnx",
+        "--mode",
+        "weights",
+        "--weights",
+        "int4/block32",
+    )
+    run(*words, "--portable", str(opset))
+    made = onnx.load(tmp_path / "small.onnx")
+    assert {item.domain: item.version for item in made.opset_import}[""] == opset
+    onnx.checker.check_model(made, full_check=True)
+    assert len(made.SerializeToString()) < 0.2 * len(proto.SerializeToString())
+
+
+def test_a_model_that_is_newer_than_it_shall_be(tmp_path: Path) -> None:
+    words = ("compress", DIGITS, "-o", tmp_path / "small.onnx", "--mode", "weights")
+    result = run(*words, "--portable", "9", code=3)
+    assert "newer than the 9" in result.stderr
