@@ -79,9 +79,13 @@ def conclude(work: Workplace, plan: CompressionPlan, statistics: Statistics | No
             "give --data with at least 8 samples, or one width for all: --weights int4/channel",
         )
     narrowing = Narrowing(work, plan, tools.meter, tools.measurements, statistics, tools.most_runs)
-    losses = measure_widths(narrowing, lambda candidate: first_codes(work, candidate))
     sizes = {layer.name: elements(layer) for layer in narrowing.layers}
     most = _most_bits(narrowing)
+    least = sum(sizes.values()) * WIDTHS[0]
+    if most is not None and most < least and work.recipe.bits is None:
+        told = f"codes of {WIDTHS[0]} bits would take {least / 8:,.0f} bytes, the limit on size leaves {max(most, 0.0) / 8:,.0f}"
+        return _with_note(finish(work, plan), f"{told}: widths are not narrowed")
+    losses = measure_widths(narrowing, lambda candidate: first_codes(work, candidate))
     if most is not None:
         return _weighed(_within_bits(narrowing, sizes, losses, most), tools)
     return _smallest(narrowing, sizes, losses, tools)
@@ -145,8 +149,11 @@ def _smallest(
 
 
 def _told(planned: Planned, sizes: Mapping[str, int]) -> Planned:
-    plan = planned.plan
-    return replace(planned, plan=replace(plan, notes=(*plan.notes, describe_widths(plan, sizes))))
+    return _with_note(planned, describe_widths(planned.plan, sizes))
+
+
+def _with_note(planned: Planned, note: str) -> Planned:
+    return replace(planned, plan=replace(planned.plan, notes=(*planned.plan.notes, note)))
 
 
 def _most_bits(narrowing: Narrowing) -> float | None:

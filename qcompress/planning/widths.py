@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from qcompress.decisions import CompressionPlan, Keep, Quantize
-from qcompress.errors import RecipeError
 from qcompress.operators import Layer
 from qcompress.plan.fit import fit_clip
 from qcompress.plan.placement import Placement
@@ -127,20 +126,13 @@ def allot(sizes: Mapping[str, int], losses: Losses, most_bits: float) -> dict[st
     Args:
         sizes: weight -> elements.
         losses: of each weight in every width of ``WIDTHS``.
-        most_bits: of all codes together.
-
-    Raises:
-        RecipeError: not even the narrowest codes fit.
+        most_bits: of all codes together; the narrowest codes are taken when not even they fit.
     """
     names = list(sizes)
     tables = [[Option(losses[name, width], float(sizes[name] * width)) for width in WIDTHS] for name in names]
     choice = solve(tables, most_bits)  # the solver's budget is of bits here, its cost is the loss
     if choice is None:
-        least = sum(sizes.values()) * WIDTHS[0] / 8
-        raise RecipeError(
-            f"codes of {WIDTHS[0]} bits take {least:,.0f} bytes, only {max(most_bits, 0.0) / 8:,.0f} are left for them",
-            "allow a larger file",
-        )
+        return dict.fromkeys(names, WIDTHS[0])
     return {name: WIDTHS[index] for name, index in zip(names, choice.indices, strict=True)}
 
 

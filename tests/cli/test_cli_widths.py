@@ -100,9 +100,9 @@ def test_the_smallest_file_within_a_loss(calib: Path, tmp_path: Path) -> None:
 
 def test_what_cannot_fit_is_said(calib: Path, tmp_path: Path) -> None:
     words = ("compress", DIGITS, "-o", tmp_path / "small.onnx", "--data", calib, "--effort", "quick")
-    result = run(*words, "--max-size-ratio", "2%", code=3)
-    assert "codes of 2 bits take" in result.stderr
-    assert not (tmp_path / "small.onnx").exists()
+    report = report_of(*words, "--max-size-ratio", "2%", code=1)
+    assert any("codes of 2 bits would take" in note for note in report["notes"])
+    assert ratio_of(report) < 0.35  # no accuracy is given away for a limit that cannot be met
 
 
 def test_widths_need_data(tmp_path: Path) -> None:
