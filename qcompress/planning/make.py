@@ -14,14 +14,14 @@ from time import perf_counter
 
 from qcompress.calibrate import observe_shapes
 from qcompress.data import Parts
-from qcompress.decisions import CompressionPlan, Keep
+from qcompress.decisions import CompressionPlan, Keep, Quantize
 from qcompress.errors import RecipeError
 from qcompress.graph import Model, digest, model_files, save_model
 from qcompress.graph.outputs import judged_outputs
 from qcompress.measure import LatencySettings, measure_latency
 from qcompress.measure.machine import machine_facts
 from qcompress.measure.profile import ProfileSettings
-from qcompress.operators import find_layers
+from qcompress.operators import Layer, find_layers
 from qcompress.plan.choose import DYNAMIC, PREFERENCES, STATIC, WEIGHTS, choose_forms
 from qcompress.plan.estimate import Estimator
 from qcompress.planning.codes import Planned
@@ -41,6 +41,9 @@ from qcompress.types import Feed, Form
 
 DEFAULT_BUDGET = 0.01
 """Loss of agreement with the float model that is allowed when nobody says otherwise: cosine 0.99."""
+
+LARGEST_DECODED = 1 << 26
+"""Bytes of a table that may be decoded when the model is loaded, for the sake of speed; it then takes these in memory."""
 
 FORM_SHARE = 0.5
 """Of the budget, for forms when widths are chosen after them: narrow codes lose more than integer arithmetic."""
@@ -188,14 +191,30 @@ def settle(exploration: Exploration, best: Point) -> CompressionPlan:
     taken = best
     for point in (best, *others):
         taken = point
-        if point.ways == search.stored and least is None:
-            break
         speedup = _speedup(exploration, point.ways)
         if speedup >= (least or 1.0):
             break
+        if point.ways == search.stored and least is None:
+            return _decoded_at_load(plan_of(exploration, point, notes), oracle.work.layers, speedup)
         notes.append(f"{described(point.ways)}: not taken, {speedup:.2f} times as fast as float")
         oracle.work.progress.note(notes[-1])
     return plan_of(exploration, taken, notes)
+
+
+def _decoded_at_load(plan: CompressionPlan, layers: Sequence[Layer], speedup: float) -> CompressionPlan:
+    """The plan with tables decoded when the model is loaded, unless they are large: looking up codes takes its time."""
+    tables = {
+        layer.name: replace(decision, form=Form.FOLDED)
+        for layer in layers
+        if isinstance(decision := plan.weights.get(layer.name), Quantize)
+        and decision.form is Form.GATHERED
+        and Form.FOLDED in layer.forms
+        and layer.bytes <= LARGEST_DECODED
+    }
+    if not tables:
+        return plan
+    told = f"tables decoded when the model is loaded: {len(tables)}; with their codes looked up it was {speedup:.3f} times as fast"
+    return replace(plan, weights={**plan.weights, **tables}, notes=(*plan.notes, told))
 
 
 def plan_of(exploration: Exploration, point: Point, notes: Sequence[str] = ()) -> CompressionPlan:
