@@ -51,7 +51,8 @@ class CompressionPlan:
     channels is divided by, and what reads it multiplied by, before anything else. ``notes``: what was tried and why not.
     ``loss``: of the whole compressed model, measured on held-out samples, None where nothing was searched; ``budget``: what
     was allowed. ``machine``: where the times were measured that forms were chosen by. ``opset``: the operator set the model was
-    raised to before anything else, None in plans that are older than this.
+    raised to before anything else, None in plans that are older than this. ``sequential``: codes are fitted on what compressed
+    layers give.
     """
 
     source: str
@@ -67,6 +68,7 @@ class CompressionPlan:
     budget: float | None = None
     machine: Mapping[str, str | int] = field(default_factory=dict)
     opset: int | None = None
+    sequential: bool = True
     version: int = PLAN_VERSION
 
     def to_json(self) -> str:
@@ -88,6 +90,7 @@ class CompressionPlan:
             "budget": self.budget,
             "machine": dict(self.machine),
             "opset": self.opset,
+            "sequential": self.sequential,
         }
         return "{\n" + ",\n".join(f" {json.dumps(key)}: {_lines(value)}" for key, value in table.items()) + "\n}\n"
 
@@ -118,6 +121,7 @@ class CompressionPlan:
                 budget=None if table["budget"] is None else float(table["budget"]),
                 machine=dict(table["machine"]),
                 opset=None if table.get("opset") is None else int(table["opset"]),
+                sequential=bool(table.get("sequential", True)),
             )
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise RecipeError(f"this is not a plan: {error!r}", "make one with qcompress plan") from error

@@ -62,8 +62,8 @@ def load_prepared(source: Path, recipe: Recipe | None = None, opset: int | None 
 def prepared_from(model: Model, recipe: Recipe | None = None, opset: int | None = None) -> Model:
     """Prepare a loaded model in place: operator set (``opset``: of a plan), constants, padding, affine maps, float16."""
     unpack(model)
-    most = None if recipe is None else recipe.portable
-    if most is not None and model.opset > most:
+    most = opset if opset is not None or recipe is None else recipe.portable
+    if opset is None and most is not None and model.opset > most:
         raise ModelError(
             f"{model.path}: operator set {model.opset}, newer than the {most} it shall be portable to",
             f"export the model again in operator set {most}",

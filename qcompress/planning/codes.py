@@ -9,17 +9,11 @@ from qcompress.calibrate import Batch
 from qcompress.decisions import CompressionPlan, Keep, Quantize
 from qcompress.errors import RecipeError
 from qcompress.operators import find_layers
-from qcompress.planning.rounding import RoundingSettings, fit_codes
+from qcompress.planning.rounding import FITTING, WIDE, RoundingSettings, fit_codes, is_fitted
 from qcompress.planning.work import Workplace, measure_shifts
 from qcompress.recipe import Recipe
 from qcompress.rewrite.rescale import rescale_channels
 from qcompress.types import EncodedTensor, QuantScheme, Rounding, Scheme
-
-FITTED_ROUNDINGS = (Rounding.GPTQ, Rounding.FITTED)
-"""Roundings that need the correlations of a layer's inputs."""
-
-WIDE = 8
-"""From this width on the nearest codes are good enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +46,13 @@ def finish(work: Workplace, plan: CompressionPlan) -> Planned:
     Raises:
         CalibrationError: an activation is NaN or infinite.
     """
-    plan = with_roundings(work, plan)
+    plan = replace(with_roundings(work, plan), sequential=work.recipe.sequential)
     codes = find_codes(work, plan)
     if not codes:
         return Planned(plan)
     place = _rescaled(work, plan)
     changed = [layer for layer in place.layers if layer.name in codes]
-    aimed = {name for name, item in plan.weights.items() if work.recipe.sequential and needs_data(item)}
+    aimed = {name for name, item in plan.weights.items() if plan.sequential and needs_data(item)}
     shifts = measure_shifts(
         place, [layer for layer in changed if layer.name not in aimed], lambda layer: codes.get(layer.name)
     )
@@ -69,7 +63,7 @@ def finish(work: Workplace, plan: CompressionPlan) -> Planned:
 
 def first_codes(work: Workplace, plan: CompressionPlan) -> dict[str, EncodedTensor]:
     """Codes to compare layers by: each fitted on the original's tensors, in one pass."""
-    return find_codes(replace(work, recipe=replace(work.recipe, sequential=False)), with_roundings(work, plan))
+    return find_codes(work, replace(with_roundings(work, plan), sequential=False))
 
 
 def with_roundings(work: Workplace, plan: CompressionPlan) -> CompressionPlan:
@@ -100,7 +94,7 @@ def find_codes(work: Workplace, plan: CompressionPlan) -> dict[str, EncodedTenso
             "give --data, the same as when the plan was made",
         )
     place = _rescaled(work, plan)
-    settings = RoundingSettings(threads=work.threads, sequential=work.recipe.sequential, shapes=work.shapes)
+    settings = RoundingSettings(threads=work.threads, sequential=plan.sequential, shapes=work.shapes)
     data = NoData() if work.parts is None else work.parts.fit
     return fit_codes(place.model, place.layers, plan, data, settings, work.progress)
 
@@ -113,16 +107,9 @@ class NoData:
         return iter(())
 
 
-def is_fitted(decision: Quantize) -> bool:
-    """Whether the codes of a weight are more than its clip factors determine."""
-    if not isinstance(decision.scheme, QuantScheme):
-        return True
-    return decision.rounding in (*FITTED_ROUNDINGS, Rounding.HQQ) and decision.scheme.bits < WIDE
-
-
 def needs_data(decision: Quantize | Keep) -> bool:
     """Whether codes are fitted to data."""
-    return isinstance(decision, Quantize) and is_fitted(decision) and decision.rounding in FITTED_ROUNDINGS
+    return isinstance(decision, Quantize) and is_fitted(decision) and decision.rounding in FITTING
 
 
 def _rescaled(work: Workplace, plan: CompressionPlan) -> Workplace:

@@ -9,8 +9,9 @@ from qcompress.decisions import CompressionPlan, Quantize
 from qcompress.errors import RecipeError
 from qcompress.graph import model_files
 from qcompress.graph.saving import saved_bytes
-from qcompress.planning.codes import WIDE, Planned, finish, first_codes
+from qcompress.planning.codes import Planned, finish, first_codes
 from qcompress.planning.losses import LossMeter
+from qcompress.planning.rounding import WIDE
 from qcompress.planning.store import Measurements
 from qcompress.planning.widths import (
     WIDTHS,

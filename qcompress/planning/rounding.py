@@ -115,6 +115,14 @@ def fit_codes(
     return {name: codes[name] for name in fitted}
 
 
+def is_fitted(decision: Quantize) -> bool:
+    """Whether the codes of a weight are more than its clip factors determine."""
+    scheme, rounding = decision.scheme, decision.rounding
+    if not isinstance(scheme, QuantScheme) or rounding is Rounding.HQQ:
+        return True
+    return rounding in FITTING and scheme.bits < WIDE
+
+
 @dataclass(frozen=True, slots=True)
 class _Task:
     """One weight that takes codes."""
@@ -126,10 +134,7 @@ class _Task:
     @property
     def is_fitted(self) -> bool:
         """Whether its codes are found here, not by the rewriting."""
-        scheme, rounding = self.decision.scheme, self.decision.rounding
-        if not isinstance(scheme, QuantScheme) or rounding is Rounding.HQQ:
-            return True
-        return rounding in FITTING and scheme.bits < WIDE
+        return is_fitted(self.decision)
 
     @property
     def wants_gram(self) -> bool:

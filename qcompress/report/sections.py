@@ -99,7 +99,9 @@ def _size(size: SizeReport) -> Section:
     before, after = sum(size.float_weights.values()), sum(size.compressed_weights.values())
     rows.append(("all weights", kilobytes(before), kilobytes(after), f"{after / max(before, 1):.3f}"))
     if size.gzip_bytes is not None:
-        rows.append(("file after gzip", None, kilobytes(size.gzip_bytes), f"{size.gzip_bytes / max(size.float_bytes, 1):.3f}"))
+        rows.append(
+            ("file after gzip", None, kilobytes(size.gzip_bytes), f"{size.gzip_bytes / max(size.float_bytes, 1):.3f}")
+        )
     return Section("Size", (_times_smaller(size),), ("part", "float kB", "compressed kB", "ratio"), tuple(rows))
 
 

@@ -122,9 +122,10 @@ def test_one_scheme_for_all_without_data(model: Path, scheme: str, tmp_path: Pat
     assert "dtype" in report["coverage"][0]
 
 
-def test_a_plan_with_fitted_codes_is_replayed_byte_for_byte(calib: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [(), ("--no-sequential", "--mode", "weights")])
+def test_a_plan_with_fitted_codes_is_replayed_byte_for_byte(how: tuple[str, ...], calib: Path, tmp_path: Path) -> None:
     costs = ("--cost-file", tmp_path / "costs.json")
-    words = ("--data", calib, "--recipe", "int4", "--effort", "quick")
+    words = ("--data", calib, "--recipe", "int4", "--effort", "quick", *how)
     run("compress", DIGITS, "-o", tmp_path / "first.onnx", *words, *costs, "--no-latency")
     run("plan", DIGITS, "-o", tmp_path / "plan.json", *words, *costs)
     run("compress", DIGITS, "-o", tmp_path / "again.onnx", "--data", calib, "--plan", tmp_path / "plan.json", "--no-latency")
