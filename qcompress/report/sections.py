@@ -213,7 +213,7 @@ def _coverage(coverage: tuple[WeightRow, ...], verbose: bool) -> list[Section]:
 
 def _bits(coverage: tuple[WeightRow, ...]) -> tuple[str, ...]:
     """Bits of a compressed weight on average, and what no code for single numbers could go below."""
-    rows = [row for row in coverage if row.form is not None and row.bits is not None]
+    rows = [row for row in coverage if row.form is not None and row.bits is not None and row.scheme != "int32"]  # biases
     elements = sum(prod(row.shape) for row in rows)
     if not elements:
         return ()
