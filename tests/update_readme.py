@@ -39,8 +39,11 @@ def exit_codes() -> str:
 
 def recipes() -> str:
     """The table of recipes."""
-    columns = ("recipe", "mode", "weights", "activations", "ranges")
-    rows = [(name, r.mode, str(r.weights), str(r.activations), r.ranges) for name, r in RECIPES.items()]
+    columns = ("recipe", "mode", "weights", "bits on average", "activations", "ranges", "loss allowed")
+    rows = [
+        (name, r.mode, str(r.weights), r.bits or r.weights.bits, str(r.activations), r.ranges, f"{r.budget:g}")
+        for name, r in RECIPES.items()
+    ]
     return render_table("", columns, rows, "markdown")
 
 

@@ -82,7 +82,7 @@ def compress(
         work = open_workplace(prepared, recipe, parts, plan_settings(prepared, recipe, options), progress)
         planned = Planned(plan, find_codes(work, plan))
     plan = planned.plan
-    promise = Promise(recipe.budget, judged_outputs(prepared, recipe.outputs))
+    promise = Promise(recipe.budget if plan.budget is None else plan.budget, judged_outputs(prepared, recipe.outputs))
     rows = coverage(find_layers(prepared), plan.weights)
     done = apply_plan(plan, prepared, progress, planned.codes)
     rows = with_entropies(with_biases(rows, done.biases), done.entropies)

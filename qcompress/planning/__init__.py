@@ -2,11 +2,10 @@
 
 from qcompress.planning.codes import Planned, find_codes
 from qcompress.planning.frontier import FrontierPoint, RankedLoss, make_frontier, rank_losses
-from qcompress.planning.make import DEFAULT_BUDGET, PlanSettings, make_plan, open_workplace
+from qcompress.planning.make import PlanSettings, make_plan, open_workplace
 from qcompress.planning.search import Effort
 
 __all__ = [
-    "DEFAULT_BUDGET",
     "Effort",
     "FrontierPoint",
     "PlanSettings",

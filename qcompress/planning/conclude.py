@@ -66,7 +66,7 @@ def conclude(work: Workplace, plan: CompressionPlan, statistics: Statistics | No
     """The final plan: widths chosen if the recipe leaves them open, codes fitted, the loss of the whole measured again.
 
     Raises:
-        RecipeError: widths cannot be chosen without data, or no codes are narrow enough.
+        RecipeError: a number of bits is asked for, and there are too few samples to choose widths on.
         CalibrationError: an activation is NaN or infinite.
     """
     if not wants_widths(work):

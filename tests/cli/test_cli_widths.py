@@ -182,3 +182,14 @@ def test_a_model_that_is_newer_than_it_shall_be(tmp_path: Path) -> None:
     words = ("compress", DIGITS, "-o", tmp_path / "small.onnx", "--mode", "weights")
     result = run(*words, "--portable", "9", code=3)
     assert "newer than the 9" in result.stderr
+
+
+def test_a_replayed_plan_promises_what_it_was_made_for(tmp_path: Path) -> None:
+    """At two bits, not fitted, a drop is clear; a plan that was allowed to lose it all fails no promise, when made or replayed."""
+    recipe = tmp_path / "loose.toml"
+    recipe.write_text('base = "int4"\nbits = 2\nrounding = "nearest"\nbudget = 1.0\n')
+    calib, evaluation = few(DIGITS, tmp_path), DIGITS.with_suffix(".eval.npz")
+    words = ("--data", calib, "--eval-data", evaluation, "--no-latency")
+    run("plan", DIGITS, "-o", tmp_path / "plan.json", "--data", calib, "--recipe", recipe, "--effort", "quick")
+    report = report_of("compress", DIGITS, "-o", tmp_path / "small.onnx", "--plan", tmp_path / "plan.json", *words)
+    assert report["accuracy"]["drop"]["value"] > 0.01
