@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qcompress.errors import RecipeError
-from qcompress.types import Form, QuantScheme, Rounding, Scheme, parse_scheme
+from qcompress.types import Criterion, Form, Pattern, Prune, QuantScheme, Rounding, Scheme, parse_scheme
 
 PLAN_VERSION = 2
 
@@ -17,13 +17,15 @@ PLAN_VERSION = 2
 class Quantize:
     """A weight takes ``form`` with ``scheme``; ``clip``: factors on each group's range, one for all when equal.
 
-    ``rounding``: how its codes are chosen. Codes that were fitted to data are not part of a plan.
+    ``rounding``: how its codes are chosen. ``prune``: what is pruned of it before. Codes that were fitted to data are not part of
+    a plan.
     """
 
     form: Form
     scheme: Scheme
     clip: tuple[float, ...] = ()
     rounding: Rounding = Rounding.CLIP
+    prune: Prune | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,8 @@ def _decision_to_json(decision: Quantize | Keep) -> dict[str, Any]:
         table["clip"] = list(decision.clip)
     if decision.rounding is not Rounding.CLIP:
         table["rounding"] = decision.rounding.value
+    if decision.prune is not None:
+        table["prune"] = _prune_to_json(decision.prune)
     return table
 
 
@@ -153,4 +157,21 @@ def _decision_from_json(table: Mapping[str, Any]) -> Quantize | Keep:
         return Keep(str(table["keep"]))
     clip = tuple(float(factor) for factor in table.get("clip", ()))
     rounding = Rounding(table.get("rounding", Rounding.CLIP))
-    return Quantize(Form(table["form"]), parse_scheme(table["scheme"]), clip, rounding)
+    prune = None if "prune" not in table else _prune_from_json(table["prune"])
+    return Quantize(Form(table["form"]), parse_scheme(table["scheme"]), clip, rounding, prune)
+
+
+def _prune_to_json(prune: Prune) -> dict[str, Any]:
+    table: dict[str, Any] = {
+        "sparsity": prune.sparsity,
+        "criterion": prune.criterion.value,
+        "pattern": str(prune.pattern),
+        "compensate": prune.compensate,
+    }
+    return table if prune.threshold is None else {**table, "threshold": prune.threshold}
+
+
+def _prune_from_json(table: Mapping[str, Any]) -> Prune:
+    threshold = None if "threshold" not in table else float(table["threshold"])
+    pattern = Pattern.parse(table["pattern"])
+    return Prune(float(table["sparsity"]), Criterion(table["criterion"]), pattern, threshold, bool(table["compensate"]))

@@ -14,9 +14,10 @@ FLOORS = (
     {"zoo"},
     {"pipeline"},
     {"planning"},
-    {"report", "rewrite", "plan", "calibrate", "measure"},
-    {"quantize", "prune"},
-    {"operators", "data"},
+    {"report", "rewrite", "plan", "calibrate", "measure", "gradient"},
+    {"prune"},
+    {"quantize"},
+    {"operators", "data", "structure"},
     {"graph", "runtime", "recipe", "results", "decisions"},
     {"types", "progress", "errors"},
 )

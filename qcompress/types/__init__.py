@@ -2,6 +2,7 @@
 
 from qcompress.types.arrays import ROOT, Array, Feed
 from qcompress.types.facts import ChannelSamples, NodeSpec, Statistics, StatisticsNeeds, TensorRange, TensorSignature
+from qcompress.types.pruning import CHANNELS, UNSTRUCTURED, Criterion, Pattern, Prune, Spread
 from qcompress.types.schemes import (
     FLOAT_SCHEMES,
     CodebookScheme,
@@ -19,12 +20,15 @@ from qcompress.types.schemes import (
 from qcompress.types.tensors import CodebookTensor, EncodedTensor, Form, NarrowTensor, QuantizedTensor, Rounding
 
 __all__ = [
+    "CHANNELS",
     "FLOAT_SCHEMES",
     "ROOT",
+    "UNSTRUCTURED",
     "Array",
     "ChannelSamples",
     "CodebookScheme",
     "CodebookTensor",
+    "Criterion",
     "EncodedTensor",
     "Feed",
     "FloatScheme",
@@ -33,13 +37,16 @@ __all__ = [
     "Levels",
     "NarrowTensor",
     "NodeSpec",
+    "Pattern",
     "PerBlock",
     "PerChannel",
     "PerTensor",
+    "Prune",
     "QuantScheme",
     "QuantizedTensor",
     "Rounding",
     "Scheme",
+    "Spread",
     "Statistics",
     "StatisticsNeeds",
     "TensorRange",

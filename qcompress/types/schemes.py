@@ -177,14 +177,14 @@ class CodebookScheme:
 
 @dataclass(frozen=True, slots=True)
 class FloatScheme:
-    """Numbers stored in a narrower float type: ``float16`` or ``bfloat16``."""
+    """Numbers stored in a float type: ``float16``, ``bfloat16``, or ``float32``, where only zeros save anything."""
 
     dtype: str = "float16"
 
     @property
     def bits(self) -> int:
         """Bits of a number."""
-        return 16
+        return 32 if self.dtype == "float32" else 16
 
     @property
     def storage(self) -> np.dtype[Any]:
@@ -203,7 +203,7 @@ class FloatScheme:
 Scheme = QuantScheme | CodebookScheme | FloatScheme
 """Every way to store a weight in fewer bits."""
 
-FLOAT_SCHEMES = ("float16", "bfloat16")
+FLOAT_SCHEMES = ("float16", "bfloat16", "float32")
 
 
 def parse_scheme(text: str) -> Scheme:
