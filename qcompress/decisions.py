@@ -17,15 +17,13 @@ PLAN_VERSION = 2
 class Quantize:
     """A weight takes ``form`` with ``scheme``; ``clip``: factors on each group's range, one for all when equal.
 
-    ``rounding``: how its codes are chosen. ``prune``: what is pruned of it before. Codes that were fitted to data are not part of
-    a plan.
+    ``rounding``: how its codes are chosen. Codes that were fitted to data are not part of a plan.
     """
 
     form: Form
     scheme: Scheme
     clip: tuple[float, ...] = ()
     rounding: Rounding = Rounding.CLIP
-    prune: Prune | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,8 @@ class CompressionPlan:
     ``loss``: of the whole compressed model, measured on held-out samples, None where nothing was searched; ``budget``: what
     was allowed. ``machine``: where the times were measured that forms were chosen by. ``opset``: the operator set the model was
     raised to before anything else, None in plans that are older than this. ``sequential``: codes are fitted on what compressed
-    layers give.
+    layers give. ``prunes``: weight -> what is pruned of it before everything else, and after that ``channels``: group of channels
+    -> the units that stay, all others are cut out of the model.
     """
 
     source: str
@@ -71,13 +70,15 @@ class CompressionPlan:
     machine: Mapping[str, str | int] = field(default_factory=dict)
     opset: int | None = None
     sequential: bool = True
+    prunes: Mapping[str, Prune] = field(default_factory=dict)
+    channels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     version: int = PLAN_VERSION
 
     def to_json(self) -> str:
         """The plan as JSON: the same plan gives the same bytes."""
         weights = {name: _decision_to_json(decision) for name, decision in self.weights.items()}
         activations = {name: [item.scale, item.zero_point] for name, item in self.activations.items()}
-        table = {
+        table: dict[str, Any] = {
             "version": self.version,
             "source": self.source,
             "recipe": self.recipe,
@@ -94,6 +95,10 @@ class CompressionPlan:
             "opset": self.opset,
             "sequential": self.sequential,
         }
+        if self.prunes:
+            table["prunes"] = {name: _prune_to_json(prune) for name, prune in self.prunes.items()}
+        if self.channels:
+            table["channels"] = {name: list(kept) for name, kept in self.channels.items()}
         return "{\n" + ",\n".join(f" {json.dumps(key)}: {_lines(value)}" for key, value in table.items()) + "\n}\n"
 
     @classmethod
@@ -124,6 +129,8 @@ class CompressionPlan:
                 machine=dict(table["machine"]),
                 opset=None if table.get("opset") is None else int(table["opset"]),
                 sequential=bool(table.get("sequential", True)),
+                prunes={name: _prune_from_json(item) for name, item in table.get("prunes", {}).items()},
+                channels={name: tuple(int(unit) for unit in kept) for name, kept in table.get("channels", {}).items()},
             )
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise RecipeError(f"this is not a plan: {error!r}", "make one with qcompress plan") from error
@@ -147,8 +154,6 @@ def _decision_to_json(decision: Quantize | Keep) -> dict[str, Any]:
         table["clip"] = list(decision.clip)
     if decision.rounding is not Rounding.CLIP:
         table["rounding"] = decision.rounding.value
-    if decision.prune is not None:
-        table["prune"] = _prune_to_json(decision.prune)
     return table
 
 
@@ -157,8 +162,7 @@ def _decision_from_json(table: Mapping[str, Any]) -> Quantize | Keep:
         return Keep(str(table["keep"]))
     clip = tuple(float(factor) for factor in table.get("clip", ()))
     rounding = Rounding(table.get("rounding", Rounding.CLIP))
-    prune = None if "prune" not in table else _prune_from_json(table["prune"])
-    return Quantize(Form(table["form"]), parse_scheme(table["scheme"]), clip, rounding, prune)
+    return Quantize(Form(table["form"]), parse_scheme(table["scheme"]), clip, rounding)
 
 
 def _prune_to_json(prune: Prune) -> dict[str, Any]:

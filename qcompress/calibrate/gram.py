@@ -20,6 +20,7 @@ from qcompress.graph import Node
 from qcompress.graph.edit import int_attribute, ints_attribute, string_attribute
 from qcompress.quantize import Gram
 from qcompress.quantize.align import Drift
+from qcompress.quantize.evidence import Means
 from qcompress.types import Array
 
 ROWS_PER_COLUMN = 8
@@ -279,12 +280,15 @@ class GramAccumulator:
                 raise CalibrationError(
                     f"tensor {tensor!r} has NaN or infinite values", "look for the sample that causes them"
                 )
-        return None if fit is None else Gram(fit, held, self._fit.rows, self._held.rows)
+        means = None if fit is None else Means(self._fit.middle, None if held is None else self._held.middle)
+        return None if fit is None else Gram(fit, held, self._fit.rows, self._held.rows, means)
 
     def drift(self) -> Drift | None:
         """How far the inputs are from what they should be, None where that is not known of any, or of no held-out sample."""
         fit, held = self._fit_drift.mean(), self._held_drift.mean()
-        return None if fit is None or held is None else Drift(fit, held)
+        return (
+            None if fit is None or held is None else Drift(fit, held, Means(self._fit_drift.middle, self._held_drift.middle))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,11 +300,15 @@ class Place:
 
 
 class _Moment:
-    """The mean of left rightT over rows, (groups, columns, columns); blocks of rows are multiplied and added in float64."""
+    """The mean of left rightT over rows, (groups, columns, columns), and that of right, (groups, columns).
+
+    Blocks of rows are multiplied and added in float64.
+    """
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         self._shape = shape
         self._sum: Array | None = None
+        self._right_sum = np.zeros(shape[:2])
         self._blocks: list[tuple[Array, Array]] = []
         self._waiting = 0
         self.rows = 0
@@ -316,6 +324,11 @@ class _Moment:
         self._multiply()
         return None if self._sum is None else self._sum / self.rows
 
+    @property
+    def middle(self) -> Array:
+        """(groups, columns), once ``mean`` was asked for."""
+        return np.asarray(self._right_sum / max(self.rows, 1))
+
     def _multiply(self) -> None:
         if not self._blocks:
             return
@@ -324,4 +337,5 @@ class _Moment:
         right = left if same else np.concatenate([block[1] for block in self._blocks], axis=1).astype(np.float64)
         self._sum = np.zeros(self._shape) if self._sum is None else self._sum
         self._sum += np.matmul(left.transpose(0, 2, 1), right)
+        self._right_sum += right.sum(axis=1)
         self._blocks, self._waiting = [], 0

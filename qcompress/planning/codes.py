@@ -9,7 +9,8 @@ from qcompress.calibrate import Batch
 from qcompress.decisions import CompressionPlan, Keep, Quantize
 from qcompress.errors import RecipeError
 from qcompress.operators import find_layers
-from qcompress.planning.rounding import FITTING, WIDE, RoundingSettings, fit_codes, is_fitted
+from qcompress.planning.rounding import FITTING, WIDE, fit_codes, is_fitted
+from qcompress.planning.walk import WalkSettings
 from qcompress.planning.work import Workplace, measure_shifts
 from qcompress.recipe import Recipe
 from qcompress.rewrite.rescale import rescale_channels
@@ -94,7 +95,7 @@ def find_codes(work: Workplace, plan: CompressionPlan) -> dict[str, EncodedTenso
             "give --data, the same as when the plan was made",
         )
     place = _rescaled(work, plan)
-    settings = RoundingSettings(threads=work.threads, sequential=plan.sequential, shapes=work.shapes)
+    settings = WalkSettings(threads=work.threads, sequential=plan.sequential, shapes=work.shapes)
     data = NoData() if work.parts is None else work.parts.fit
     return fit_codes(place.model, place.layers, plan, data, settings, work.progress)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qcompress.quantize.evidence import Evidence, Gram
+from qcompress.quantize.evidence import Evidence, Gram, Means, around
 from qcompress.quantize.layouts import from_rows, to_rows
 from qcompress.types import Array
 
@@ -31,11 +31,27 @@ _SAMPLED = 64
 class Drift:
     """How far a layer's inputs have moved: E[x' (x - x')^T] over the same rows as a Gram matrix of x'.
 
-    ``fit`` and ``held``: (groups, inputs, inputs), float64; rows of the matrix are x'.
+    ``fit`` and ``held``: (groups, inputs, inputs), float64; rows of the matrix are x'. ``means``: of x - x'.
     """
 
     fit: Array
     held: Array
+    means: Means | None = None
+
+    def centered(self, gram: Gram) -> Drift:
+        """The same around the means of the rows to fit, ``gram`` being that of x'."""
+        if self.means is None or self.means.held is None or gram.means is None or gram.means.held is None:
+            return self
+        centres = (gram.means.fit, self.means.fit)
+        fit = around(self.fit, centres, centres)
+        return Drift(fit, around(self.held, (gram.means.held, self.means.held), centres))
+
+    def middle(self, gram: Gram) -> Array:
+        """(groups, inputs), the mean of x - x' over all rows; 0 where it is not known."""
+        if self.means is None or self.means.held is None:
+            return np.zeros(self.fit.shape[:2])
+        share = gram.held_rows / max(gram.rows + gram.held_rows, 1)
+        return np.asarray(self.means.fit * (1.0 - share) + self.means.held * share)
 
 
 def align(weight: Array, evidence: Evidence, drift: Drift) -> Array:

@@ -22,18 +22,41 @@ class Need(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Means:
+    """The mean of each input over rows of samples to fit and over those of held-out samples; (groups, inputs), float64."""
+
+    fit: Array
+    held: Array | None
+
+
+def around(moment: Array, means: tuple[Array, Array], centres: tuple[Array, Array]) -> Array:
+    """E[(l - a) (r - b)^T] from E[l r^T], the means of l and r, and the centres a and b.
+
+    Args:
+        moment: (groups, inputs, inputs).
+        means: (groups, inputs) each.
+        centres: (groups, inputs) each.
+    """
+    (left, right), (a, b) = means, centres
+    return np.asarray(
+        moment - a[:, :, None] * right[:, None, :] - left[:, :, None] * b[:, None, :] + a[:, :, None] * b[:, None, :]
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Gram:
     """Correlations of a layer's inputs.
 
     ``fit`` and ``held``: (groups, inputs, inputs), float64, the mean of x x^T over the rows of samples to fit and over those of
     held-out samples, None when there are none. ``rows``: how many rows are in ``fit``. ``held_rows``: how many in ``held``; when
-    known, what is decided on held-out samples is fitted once more on all.
+    known, what is decided on held-out samples is fitted once more on all. ``means``: of the same rows, where they are wanted.
     """
 
     fit: Array
     held: Array | None
     rows: int
     held_rows: int = 0
+    means: Means | None = None
 
     def __post_init__(self) -> None:
         for matrix in (self.fit,) if self.held is None else (self.fit, self.held):
@@ -51,6 +74,25 @@ class Gram:
     def pooled(self) -> Array:
         """(groups, inputs, inputs), the mean over all rows."""
         return self._mean(self.fit, self.held)
+
+    @property
+    def middle(self) -> Array:
+        """(groups, inputs), the mean of each input over all rows; 0 where it is not known."""
+        if self.means is None:
+            return np.zeros(self.fit.shape[:2])
+        return self._mean(self.means.fit, self.means.held)
+
+    def centered(self) -> Gram:
+        """The covariances: what errors cost when a bias makes up for their mean.
+
+        Means of rows to fit and of held-out rows differ, so held-out rows are taken around the mean of those that were fitted.
+        """
+        if self.means is None:
+            return self
+        centre, held = self.means.fit, None
+        if self.held is not None and self.means.held is not None:
+            held = around(self.held, (self.means.held, self.means.held), (centre, centre))
+        return Gram(around(self.fit, (centre, centre), (centre, centre)), held, self.rows, self.held_rows)
 
     @property
     def moments(self) -> Array:

@@ -17,8 +17,9 @@ from qcompress.graph import Model, extend, load_model
 from qcompress.graph.edit import set_constant
 from qcompress.operators import find_layers
 from qcompress.planning.readings import readings_of
-from qcompress.planning.rounding import RoundingSettings, fit_codes
+from qcompress.planning.rounding import fit_codes
 from qcompress.planning.shelf import Shelf
+from qcompress.planning.walk import WalkSettings
 from qcompress.quantize import Evidence, Layout, fit_weight, quantize_weight
 from qcompress.quantize.align import align
 from qcompress.runtime import Session, open_session
@@ -84,7 +85,7 @@ def plan_for(model: Model, scheme: str, rounding: Rounding = Rounding.FITTED, mo
 
 
 def fitted(model: Model, plan: CompressionPlan, data: Samples, **settings: object) -> dict[str, EncodedTensor]:
-    chosen = RoundingSettings(threads=1, **settings)  # type: ignore[arg-type]
+    chosen = WalkSettings(threads=1, **settings)  # type: ignore[arg-type]
     return fit_codes(model, find_layers(model), plan, data, chosen)
 
 
