@@ -13,10 +13,11 @@ from qcompress.calibrate import RANGE_METHODS
 from qcompress.data.sources import SOURCES
 from qcompress.graph.passes import PREPARATION, UNPACKING
 from qcompress.plan.repairs import REPAIRS
+from qcompress.prune import CRITERIA, PATTERNS
 from qcompress.recipe import RECIPES, RangeMethod
 from qcompress.report.formats import FORMATS
 from qcompress.rewrite.forms import FORMS
-from qcompress.types import Form
+from qcompress.types import Criterion, Form
 
 PACKAGE = Path(__file__).resolve().parent.parent / "qcompress"
 
@@ -26,6 +27,8 @@ REGISTRIES = {
     "graph/passes": ([*UNPACKING.values(), *PREPARATION.values()], set()),
     "data/sources": ([kind.open for kind in SOURCES.values()], set()),
     "plan/repairs": (list(REPAIRS.values()), {"proposal"}),
+    "prune/criteria": ([entry.score for entry in CRITERIA.values()], set()),
+    "prune/patterns": (list(PATTERNS.values()), {"channels", "ranking"}),
     "report/formats": (list(FORMATS.values()), {"options"}),
 }
 """Folder -> what its table lists, and the modules that are tools of the others."""
@@ -50,6 +53,7 @@ def test_entries_say_what_they_do(folder):
 def test_enumerations_and_tables_agree():
     assert set(FORMS) == set(Form)
     assert set(RANGE_METHODS) == set(RangeMethod)
+    assert set(CRITERIA) == set(Criterion)
     assert all(recipe.name == name for name, recipe in RECIPES.items())
 
 
