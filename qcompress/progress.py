@@ -6,6 +6,12 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
+MEASURING_LATENCY = "Measuring latency"
+MEASURING_COST = "Measuring cost"
+
+TIMED_STAGES = frozenset({MEASURING_LATENCY, MEASURING_COST})
+"""Stages that time what they do: whoever runs several models at once lets these run alone."""
+
 
 class Stage(Protocol):
     """One running stage of the work."""

@@ -60,8 +60,13 @@ def width() -> int:
 
 @contextmanager
 def open_progress(talk: Talk) -> Iterator[Progress]:
-    """Bars on a terminal, a line per stage elsewhere, nothing when quiet."""
-    if talk.quiet:
+    """Bars on a terminal, a line per stage elsewhere, nothing when quiet; events for a supervisor."""
+    if talk.supervised:
+        from qcompress.cli.supervised import supervised_progress
+
+        with supervised_progress() as progress:
+            yield progress
+    elif talk.quiet:
         yield SILENT
     elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         with _bars() as bars:

@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from qcompress.cli.github import annotate
 from qcompress.errors import ExitCode, QcompressError
 
 INTERRUPTED = 130
@@ -41,6 +42,8 @@ class Talk:
 
     quiet: bool = False
     verbose: bool = False
+    supervised: bool = False
+    """Progress goes to the supervisor of many such processes; stdout is taken."""
 
 
 class GuardedGroup(click.Group):
@@ -113,6 +116,7 @@ def _lines(message: str, hint: str, code: int) -> int:
     if hint:
         text += f"hint: {' '.join(hint.split())}\n"
     try:
+        annotate("qcompress", f"{message} ({hint})" if hint else message)
         sys.stderr.write(text)
         sys.stderr.flush()
     except OSError:  # nobody reads stderr any more; the exit code still tells

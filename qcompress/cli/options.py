@@ -348,6 +348,9 @@ def talk_options(function: Command) -> Command:
         callback=_set_talk,
         help="Say more; tracebacks on errors.",
     )
+    supervised = click.option(
+        "--supervised", is_flag=True, is_eager=True, expose_value=False, hidden=True, callback=_set_talk
+    )
 
     @functools.wraps(function)
     def call(*args: Any, **values: Any) -> Any:
@@ -357,7 +360,7 @@ def talk_options(function: Command) -> Command:
         with quiet_libraries(talk):
             return function(talk, *args, **values)
 
-    return quiet(verbose(call))
+    return quiet(verbose(supervised(call)))
 
 
 @contextmanager

@@ -38,4 +38,4 @@ def deliver(report: Report, choice: ReportChoice, talk: Talk, stream: TextIO | N
 
 def wanted(form: str, talk: Talk) -> bool:
     """Whether stdout gets the result: ``--quiet`` silences the table, but not what was asked for by ``--format``."""
-    return not talk.quiet or form != "table"
+    return not talk.supervised and (not talk.quiet or form != "table")

@@ -22,7 +22,7 @@ import numpy as np
 
 from qcompress.errors import DataError
 from qcompress.measure.intervals import median_interval
-from qcompress.progress import SILENT, Progress
+from qcompress.progress import MEASURING_LATENCY, SILENT, Progress
 from qcompress.results import Interval, LatencyReport
 from qcompress.runtime import Session, SessionSettings, open_session, version
 from qcompress.types import Feed
@@ -75,7 +75,7 @@ def measure_latency(
     if not feeds:
         raise DataError("there is no input to measure the latency on", "give --data")
     opening = SessionSettings(threads=settings.threads, spinning=settings.spinning)
-    with progress.stage("Measuring latency", unit="rounds") as stage, _no_garbage_collection():
+    with progress.stage(MEASURING_LATENCY, unit="rounds") as stage, _no_garbage_collection():
         race = _Race(open_session(float_model, opening), open_session(compressed_model, opening))
         race.warm_up(feeds)
         start = perf_counter()

@@ -18,7 +18,7 @@ import numpy as np
 
 from qcompress.errors import DataError, ModelError
 from qcompress.graph import NodeFacts, list_nodes
-from qcompress.progress import SILENT, Progress, Stage
+from qcompress.progress import MEASURING_COST, SILENT, Progress, Stage
 from qcompress.results import KernelTime
 from qcompress.runtime import KernelEvent, SessionSettings, open_session
 from qcompress.types import Array, Feed
@@ -88,7 +88,7 @@ def profile_models(
     if not feeds:
         raise DataError("there is no input to measure the cost on", "give --data")
     found: dict[str, Profile] = {}
-    with TemporaryDirectory(prefix="qcompress-") as folder, progress.stage("Measuring cost", unit="turns") as stage:
+    with TemporaryDirectory(prefix="qcompress-") as folder, progress.stage(MEASURING_COST, unit="turns") as stage:
         files = {name: (path, Path(folder) / str(index)) for index, (name, path) in enumerate(models.items())}
         waiting = list(files)
         while waiting:
