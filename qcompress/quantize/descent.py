@@ -32,6 +32,7 @@ class Grid:
     ``segments``: (inputs,), ascending, which scale of its row an input belongs to. ``owners``: (groups, outputs), outputs with the
     same number share scales. ``low`` and ``high``: (segments, groups, outputs), smallest and largest unit of integer codes,
     units being code - zero_point. ``levels``: (entries,), ascending, the units of a codebook, which has no ``low`` and ``high``.
+    ``kept``: (inputs, groups, outputs), False where a weight is pruned and its unit is 0 whatever happens; None: all are free.
     """
 
     segments: Array
@@ -39,15 +40,19 @@ class Grid:
     low: Array
     high: Array
     levels: Array | None = None
+    kept: Array | None = None
 
     def nearest(self, quotients: Array, column: int) -> Array:
         """The units nearest to values / scale of one input, (groups, outputs)."""
         if self.levels is not None:
-            return self.levels[np.searchsorted(0.5 * (self.levels[1:] + self.levels[:-1]), quotients)]
-        segment = self.segments[column]
-        units = np.rint(quotients)
-        np.maximum(units, self.low[segment], out=units)
-        np.minimum(units, self.high[segment], out=units)
+            units = self.levels[np.searchsorted(0.5 * (self.levels[1:] + self.levels[:-1]), quotients)]
+        else:
+            segment = self.segments[column]
+            units = np.rint(quotients)
+            np.maximum(units, self.low[segment], out=units)
+            np.minimum(units, self.high[segment], out=units)
+        if self.kept is not None:
+            units *= self.kept[column]
         return units
 
 

@@ -72,7 +72,7 @@ def climb(state: Rounded, hessian: Array, rounds: int = 3) -> None:
         descend(state, hessian, 1)
 
 
-def fit(weight: Array, starts: Sequence[Encoded], evidence: Evidence, gram: Gram) -> Encoded:
+def fit(weight: Array, starts: Sequence[Encoded], evidence: Evidence, gram: Gram, mask: Array | None = None) -> Encoded:
     """Round with all steps on correlations shrunk as far as held-out samples ask for.
 
     Without held-out samples the share of correlations removed is ``expected_share``.
@@ -82,11 +82,12 @@ def fit(weight: Array, starts: Sequence[Encoded], evidence: Evidence, gram: Gram
         starts: tensors to fall back to; the scales of the first are where the steps begin.
         evidence: says which axes are inputs.
         gram: correlations of the inputs.
+        mask: shape of the weight, False where it is pruned: 0 in ``weight`` and ``starts``, and whatever is rounded.
 
     Returns:
         The tensor of least error on the held-out samples (on all where none are held out), never worse than one of ``starts``.
     """
-    lattice = lattice_of(starts[0], evidence)
+    lattice = lattice_of(starts[0], evidence, mask)
     conditioning = _pick(weight, starts[0], lattice, evidence, gram)
     if conditioning is None:
         return _least((*starts,), weight, evidence, gram)
@@ -94,9 +95,11 @@ def fit(weight: Array, starts: Sequence[Encoded], evidence: Evidence, gram: Gram
     return _least((*starts, fitted), weight, evidence, gram)
 
 
-def fit_damped(weight: Array, starts: Sequence[Encoded], evidence: Evidence, gram: Gram) -> Encoded:
+def fit_damped(
+    weight: Array, starts: Sequence[Encoded], evidence: Evidence, gram: Gram, mask: Array | None = None
+) -> Encoded:
     """Round with GPTQ alone and its usual damping, as ``fit`` otherwise; what is better is decided on the fitting rows."""
-    lattice = lattice_of(starts[0], evidence)
+    lattice = lattice_of(starts[0], evidence, mask)
     fitted = _run(weight, starts[0], lattice, evidence, gptq, DAMPED.apply(gram.fit))
     return _least((*starts, fitted), weight, evidence, Gram(gram.fit, None, gram.rows))
 

@@ -24,13 +24,15 @@ class Lattice:
     """Where each scale of a tensor belongs.
 
     ``table``: (owners, segments), index of a scale in the flat array. ``owners``: (groups, outputs). ``segments``: (inputs,).
-    ``order``: (inputs,), which input comes at which place, so that inputs that share a scale are neighbours.
+    ``order``: (inputs,), which input comes at which place, so that inputs that share a scale are neighbours. ``kept``: (groups,
+    outputs, inputs), False where a weight is pruned, inputs in their own order; None: none is.
     """
 
     table: Array
     owners: Array
     segments: Array
     order: Array
+    kept: Array | None = None
 
     @property
     def rows_are_independent(self) -> bool:
@@ -38,10 +40,11 @@ class Lattice:
         return len(self.table) == self.owners.size
 
 
-def lattice_of(tensor: QuantizedTensor | CodebookTensor, evidence: Evidence) -> Lattice:
+def lattice_of(tensor: QuantizedTensor | CodebookTensor, evidence: Evidence, mask: Array | None = None) -> Lattice:
     """Find out which outputs and which inputs of a tensor share scales.
 
-    Every granularity is a product: scale (p, c) is that of the outputs with owner p at the inputs of segment c.
+    Every granularity is a product: scale (p, c) is that of the outputs with owner p at the inputs of segment c. ``mask``: shape of
+    the tensor, False where a weight is pruned.
     """
     shape = tensor.codes.shape
     numbers = np.arange(tensor.scale.size, dtype=np.int32).reshape(tensor.scale.shape)
@@ -51,7 +54,8 @@ def lattice_of(tensor: QuantizedTensor | CodebookTensor, evidence: Evidence) -> 
     _, one, owners = np.unique(rows[:, :, 0], return_index=True, return_inverse=True)
     order = np.argsort(segments, kind="stable")
     table = rows.reshape(-1, rows.shape[2])[one][:, first]
-    return Lattice(table, owners.reshape(rows.shape[:2]), segments[order], order)
+    kept = None if mask is None else to_rows(mask, evidence.layout, evidence.groups)
+    return Lattice(table, owners.reshape(rows.shape[:2]), segments[order], order, kept)
 
 
 def parts(lattice: Lattice) -> Iterator[slice]:
@@ -100,14 +104,17 @@ def rounded(
     numbers = lattice.table[owners].transpose(2, 0, 1)  # (segments, groups, outputs)
     scale = tensor.scale.ravel()[numbers].astype(np.float64)
     codes = cut(tensor.codes)
+    kept = None
+    if lattice.kept is not None:
+        kept = np.ascontiguousarray(lattice.kept[groups][:, outputs][:, :, lattice.order].transpose(2, 0, 1))
     local = local.reshape(owners.shape)
     if isinstance(tensor, CodebookTensor):
         levels = tensor.levels.astype(np.float64)
-        grid = Grid(lattice.segments, local, scale[:0], scale[:0], levels)
+        grid = Grid(lattice.segments, local, scale[:0], scale[:0], levels, kept)
         return Rounded(cut(weight), levels[codes.astype(np.intp)], scale, grid)
     zero = tensor.zero_point.ravel()[numbers].astype(np.float64)
     lowest, highest = code_range(tensor.scheme)
-    grid = Grid(lattice.segments, local, lowest - zero, highest - zero)
+    grid = Grid(lattice.segments, local, lowest - zero, highest - zero, kept=kept)
     return Rounded(cut(weight), codes - zero[lattice.segments].swapaxes(0, 1), scale, grid)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from qcompress.quantize.affine import quantize
 from qcompress.quantize.clipping import search_clip
 from qcompress.quantize.codebook import fit_codebook
@@ -25,7 +27,9 @@ weigh them alike, GPTQ and FITTED choose codes and scales on top. Float types kn
 """
 
 
-def fit_weight(weight: Array, scheme: Scheme, rounding: Rounding, evidence: Evidence) -> EncodedTensor:
+def fit_weight(
+    weight: Array, scheme: Scheme, rounding: Rounding, evidence: Evidence, mask: Array | None = None
+) -> EncodedTensor:
     """Store a weight under a scheme, its codes chosen by a rounding.
 
     Args:
@@ -33,26 +37,36 @@ def fit_weight(weight: Array, scheme: Scheme, rounding: Rounding, evidence: Evid
         scheme: the granularity's axis is an axis of ``weight``.
         rounding: what it needs is in ``NEEDS``; what ``evidence`` does not have it does without.
         evidence: which axes are inputs, and what is known about the inputs.
+        mask: shape of the weight, False where a number is pruned: it takes the code of 0, which every scheme has, and the others
+            are rounded knowing it.
 
     Raises:
         ModelError: a weight is NaN, infinite or beyond the float type. The caller knows which weight it is.
     """
+    if mask is not None:
+        weight = np.where(mask, weight, np.zeros((), weight.dtype))
     if isinstance(scheme, FloatScheme):
         return narrow(weight, scheme)
-    starts = _starts(weight, scheme, rounding, evidence)
+    starts = _starts(weight, scheme, rounding, evidence, mask)
     if evidence.gram is None or weight.size == 0:
         return starts[0]
     if rounding is Rounding.GPTQ:
-        return fit_damped(weight, starts, evidence, evidence.gram)
-    return fit(weight, starts, evidence, evidence.gram) if rounding is Rounding.FITTED else starts[0]
+        return fit_damped(weight, starts, evidence, evidence.gram, mask)
+    return fit(weight, starts, evidence, evidence.gram, mask) if rounding is Rounding.FITTED else starts[0]
 
 
 def _starts(
-    weight: Array, scheme: QuantScheme | CodebookScheme, rounding: Rounding, evidence: Evidence
+    weight: Array,
+    scheme: QuantScheme | CodebookScheme,
+    rounding: Rounding,
+    evidence: Evidence,
+    mask: Array | None,
 ) -> tuple[Encoded, ...]:
     """What is stored without a Gram matrix; with one, where the steps begin and what they must beat."""
     moments = None if rounding in {Rounding.NEAREST, Rounding.HQQ} else evidence.moments(weight.shape)
     if isinstance(scheme, CodebookScheme):
+        if mask is not None:  # 0 is a level anyway; the others lie where the survivors are
+            moments = mask.astype(np.float32) if moments is None else np.where(mask, moments, 0.0)
         return (fit_codebook(weight, scheme, moments),)
     if rounding is Rounding.HQQ and not scheme.symmetric:
         return (quantize_hqq(weight, scheme),)
