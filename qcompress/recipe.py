@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from enum import StrEnum
@@ -12,7 +12,19 @@ from typing import Any
 
 from qcompress.errors import RecipeError
 from qcompress.results import Gates
-from qcompress.types import PerTensor, QuantScheme, Rounding, Scheme, parse_scheme
+from qcompress.types import (
+    CHANNELS,
+    UNSTRUCTURED,
+    Criterion,
+    FloatScheme,
+    Pattern,
+    PerTensor,
+    QuantScheme,
+    Rounding,
+    Scheme,
+    Spread,
+    parse_scheme,
+)
 
 
 class Mode(StrEnum):
@@ -48,6 +60,42 @@ class RangeMethod(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Pruning:
+    """What is pruned before anything else; the keys of a recipe's table ``[prune]``."""
+
+    amount: float | None = None
+    """Share of all weights that become zero, or of the multiply-adds that are cut out with channels."""
+    threshold: float | None = None
+    """Weights that score less are pruned, however many they are; instead of ``amount``."""
+    pattern: Pattern = UNSTRUCTURED
+    criterion: Criterion | None = None
+    """Which weights count least; None: the best that the data allows."""
+    spread: Spread | None = None
+    """How the amount is spread over layers; None: by measured loss where there is data."""
+    compensate: bool = True
+    """Solve the weights that stay again, so that every layer's outputs change least."""
+
+    def __post_init__(self) -> None:
+        if self.amount is not None and not 0.0 < self.amount < 1.0:
+            raise RecipeError(
+                f"the share {self.amount:g} cannot be pruned", "write a share between 0 and 1, for example 0.5"
+            )
+        if self.amount is not None and self.threshold is not None:
+            raise RecipeError("a share to prune and a threshold exclude each other", "leave one of the two away")
+        if self.pattern.is_fixed and (self.amount is not None or self.threshold is not None):
+            raise RecipeError(f"the pattern {self.pattern} says itself how many are pruned", "leave the share away")
+        if self.pattern.channels and self.threshold is not None:
+            raise RecipeError(
+                "channels are pruned by a share of the multiply-adds, not by a threshold", "write for example 0.3"
+            )
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether anything is pruned."""
+        return self.amount is not None or self.threshold is not None or self.pattern.is_fixed
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """One way to compress; every field can be set in a TOML file or by an option."""
 
@@ -78,6 +126,8 @@ class Recipe:
     """Operator set that the result may use at most, for runtimes that know no newer one; None: what its kernels need."""
     outputs: tuple[str, ...] = ()
     """Outputs of the model that must stay close to the float model's; empty means all."""
+    pruning: Pruning = field(default_factory=Pruning)
+    """What is pruned before; nothing by default."""
     gates: Gates = field(default_factory=Gates)
 
     def __post_init__(self) -> None:
@@ -85,6 +135,8 @@ class Recipe:
             raise RecipeError(f"weights have 2 to 8 bits on average, not {self.bits:g}", "write for example 4.5")
         if self.bits is not None and not isinstance(self.weights, QuantScheme):
             raise RecipeError(f"widths are chosen for integer codes, not for {self.weights}", "leave one of the two away")
+        if self.weights == FloatScheme("float32") and not self.pruning.is_wanted:
+            raise RecipeError("float32 weights save nothing unless they are pruned", "write for example --prune 0.5")
         scheme = self.activations
         if not isinstance(scheme.granularity, PerTensor):
             raise RecipeError(
@@ -104,6 +156,10 @@ RECIPES: dict[str, Recipe] = {
     "int4": Recipe("int4", bits=4.0, budget=0.05),
     "int4-weights": Recipe("int4-weights", mode=Mode.WEIGHTS, weights=QuantScheme.parse("int4/block32"), budget=0.05),
     "float16": Recipe("float16", mode=Mode.WEIGHTS, weights=parse_scheme("float16")),
+    "prune": Recipe("prune", Mode.WEIGHTS, weights=parse_scheme("float32"), budget=0.05, pruning=Pruning(amount=0.5)),
+    "prune-int8": Recipe("prune-int8", budget=0.05, pruning=Pruning(amount=0.5)),
+    "prune-int4": Recipe("prune-int4", bits=4.0, budget=0.1, pruning=Pruning(amount=0.3)),
+    "channels-int8": Recipe("channels-int8", budget=0.05, pruning=Pruning(amount=0.3, pattern=CHANNELS)),
 }
 """The recipes that come with qcompress, by name."""
 
@@ -143,8 +199,8 @@ def recipe_from_table(table: Mapping[str, Any], where: str) -> Recipe:
     gates = values.pop("gates", {})
     if not isinstance(gates, Mapping):
         raise RecipeError(f"{where}: [gates] must be a table", "for example [gates] then max_size_ratio = 0.35")
-    changes: dict[str, Any] = {"name": Path(where).stem}
-    known = [item.name for item in fields(Recipe) if item.name != "gates"]
+    changes: dict[str, Any] = {"name": Path(where).stem, "pruning": _pruning(base.pruning, values.pop("prune", {}), where)}
+    known = [item.name for item in fields(Recipe) if item.name not in ("gates", "pruning")]
     for key, value in values.items():
         name = _known(key, known, where)
         changes[name] = _field_value(name, value, where)
@@ -157,6 +213,47 @@ def recipe_from_table(table: Mapping[str, Any], where: str) -> Recipe:
     return replace(recipe, gates=replace(recipe.gates, **limits))
 
 
+def _pruning(base: Pruning, table: Any, where: str) -> Pruning:
+    """The table ``[prune]`` on top of what the base recipe prunes; a share, a threshold and a fixed pattern replace each other."""
+    if not isinstance(table, Mapping):
+        raise RecipeError(f"{where}: [prune] must be a table", "for example [prune] then amount = 0.5")
+    known = [item.name for item in fields(Pruning)]
+    changes = {_known(key, known, where): _pruning_value(key, value, where) for key, value in table.items()}
+    return merged(base, changes)
+
+
+def merged(base: Pruning, changes: Mapping[str, Any]) -> Pruning:
+    """``base`` with changes; how much is pruned is said in one way, the changes' way if they say it.
+
+    Raises:
+        RecipeError: the changes say it in two ways.
+    """
+    pattern = changes.get("pattern")
+    if "amount" in changes or "threshold" in changes or (isinstance(pattern, Pattern) and pattern.is_fixed):
+        base = replace(base, amount=None, threshold=None, pattern=UNSTRUCTURED if base.pattern.is_fixed else base.pattern)
+    return replace(base, **changes)
+
+
+def _pruning_value(key: str, value: Any, where: str) -> Any:
+    """Turn a TOML value into the type of the field ``key`` of ``Pruning``."""
+    kinds: dict[str, Callable[[Any], Any]] = {
+        "pattern": lambda text: Pattern.parse(_expect(text, str)),
+        "criterion": lambda text: Criterion(_expect(text, str)),
+        "spread": lambda text: Spread(_expect(text, str)),
+        "compensate": lambda flag: _expect(flag, bool),
+    }
+    return _converted(f"prune.{key}", value, where, kinds.get(key, _number))
+
+
+def _converted(key: str, value: Any, where: str, convert: Callable[[Any], Any]) -> Any:
+    try:
+        return convert(value)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"{where}: {key} cannot be {value!r}", str(error)) from error
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {key}: {error.message}", error.hint) from error
+
+
 def _known(key: str, names: list[str], where: str) -> str:
     if key in names:
         return key
@@ -166,30 +263,24 @@ def _known(key: str, names: list[str], where: str) -> str:
 
 def _field_value(key: str, value: Any, where: str) -> Any:
     """Turn a TOML value into the type of the recipe's field ``key``."""
-    try:
-        if key == "weights":
-            return parse_scheme(_expect(value, str))
-        if key == "activations":
-            return QuantScheme.parse(_expect(value, str))
-        if key == "rounding":
-            return Rounding(_expect(value, str))
-        if key in ("bits", "budget"):
-            return _number(value)
-        if key == "portable":
-            return _expect(value, int)
-        if key == "mode":
-            return Mode(_expect(value, str))
-        if key == "objective":
-            return Objective(_expect(value, str))
-        if key == "ranges":
-            return RangeMethod(_expect(value, str))
-        if key in ("include", "exclude", "outputs"):
-            return tuple(_expect(item, str) for item in _expect(value, list))
-        return _expect(value, str if key == "name" else bool)
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f"{where}: {key} cannot be {value!r}", str(error)) from error
-    except RecipeError as error:
-        raise RecipeError(f"{where}: {key}: {error.message}", error.hint) from error
+    kinds: dict[str, Callable[[Any], Any]] = {
+        "weights": lambda text: parse_scheme(_expect(text, str)),
+        "activations": lambda text: QuantScheme.parse(_expect(text, str)),
+        "rounding": lambda text: Rounding(_expect(text, str)),
+        "bits": _number,
+        "budget": _number,
+        "portable": lambda number: _expect(number, int),
+        "mode": lambda text: Mode(_expect(text, str)),
+        "objective": lambda text: Objective(_expect(text, str)),
+        "ranges": lambda text: RangeMethod(_expect(text, str)),
+        **dict.fromkeys(("include", "exclude", "outputs"), _texts),
+        "name": lambda text: _expect(text, str),
+    }
+    return _converted(key, value, where, kinds.get(key, lambda flag: _expect(flag, bool)))
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(_expect(item, str) for item in _expect(value, list))
 
 
 def _number(value: Any) -> float:

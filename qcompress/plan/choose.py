@@ -54,7 +54,7 @@ PREFERENCES: dict[Mode, tuple[Preference, ...]] = {
 
 def choose_forms(layers: Sequence[Layer], preference: Preference, recipe: Recipe, shapes: Shapes) -> dict[str, Form | Keep]:
     """A form, or the reason to keep it, for every weight by name."""
-    selected = _selection(layers, recipe)
+    selected = selection(layers, recipe)
     least = sum(layer.bytes for layer in layers) * LEAST_SHARE
     chosen: dict[str, Form | Keep] = {}
     for layer in layers:
@@ -142,7 +142,7 @@ def _few_rows(layer: Layer, shapes: Shapes) -> bool:
     return True
 
 
-def _selection(layers: Sequence[Layer], recipe: Recipe) -> set[str]:
+def selection(layers: Sequence[Layer], recipe: Recipe) -> set[str]:
     """Names of the weights that include and exclude leave in.
 
     Raises:

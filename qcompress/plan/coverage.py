@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from qcompress.decisions import Keep, Quantize
@@ -30,6 +30,21 @@ def with_biases(rows: Sequence[WeightRow], biases: Mapping[str, int]) -> tuple[W
 def with_entropies(rows: Sequence[WeightRow], entropies: Mapping[str, float]) -> tuple[WeightRow, ...]:
     """The rows with the entropy of codes; ``entropies``: weight -> bits per number."""
     return tuple(replace(row, entropy_bits=entropies.get(row.weight)) for row in rows)
+
+
+def with_zeros(
+    rows: Sequence[WeightRow], zeros: Mapping[str, float], saved: Mapping[str, int], pruned: Collection[str]
+) -> tuple[WeightRow, ...]:
+    """The rows with the share of zeros; ``saved``: weight -> bytes that not storing them saves."""
+    return tuple(
+        replace(
+            row,
+            zeros=zeros.get(row.weight),
+            bytes_after=row.bytes_after - saved.get(row.weight, 0),
+            pruned=row.weight in pruned,
+        )
+        for row in rows
+    )
 
 
 def as_decisions(chosen: Mapping[str, Form | Keep], scheme: Scheme) -> dict[str, Quantize | Keep]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from qcompress.calibrate import Batch
 from qcompress.decisions import CompressionPlan, Keep, Quantize
 from qcompress.errors import RecipeError
 from qcompress.operators import find_layers
 from qcompress.planning.rounding import FITTING, WIDE, fit_codes, is_fitted
-from qcompress.planning.walk import WalkSettings
+from qcompress.planning.walk import NoData, WalkSettings
 from qcompress.planning.work import Workplace, measure_shifts
 from qcompress.recipe import Recipe
 from qcompress.rewrite.rescale import rescale_channels
@@ -98,14 +97,6 @@ def find_codes(work: Workplace, plan: CompressionPlan) -> dict[str, EncodedTenso
     settings = WalkSettings(threads=work.threads, sequential=plan.sequential, shapes=work.shapes)
     data = NoData() if work.parts is None else work.parts.fit
     return fit_codes(place.model, place.layers, plan, data, settings, work.progress)
-
-
-class NoData:
-    """No samples: what is fitted to the weights alone needs none."""
-
-    def batches(self) -> Iterator[Batch]:
-        """Nothing."""
-        return iter(())
 
 
 def needs_data(decision: Quantize | Keep) -> bool:

@@ -145,9 +145,17 @@ class LossMeter:
             RecipeError: the plan wants what the model does not have.
             ModelError: the rewritten model does not run.
         """
-        references = zip(self._feeds, self._known, strict=True) if feeds is None else self._run_float(feeds)
         candidate = self._model.clone()
         apply_plan(plan, candidate, codes=codes)
+        return self.of(candidate, feeds)
+
+    def of(self, candidate: Model, feeds: Iterable[Feed] | None = None) -> float:
+        """The loss of any model with the inputs and outputs of this one, on all feeds or on others; 0 to 1.
+
+        Raises:
+            ModelError: it does not run.
+        """
+        references = zip(self._feeds, self._known, strict=True) if feeds is None else self._run_float(feeds)
         session = open_piece(candidate, self._settings.threads)
         found = self._losses()
         for feed, known in references:

@@ -122,7 +122,7 @@ def make_plan(model: Model, recipe: Recipe, parts: Parts | None, settings: PlanS
     with saved(exploration):
         plan = settle(exploration, exploration.search.run())
         oracle = exploration.oracle
-        tools = Tools(oracle.meter, oracle.measurements, _most_runs(work, settings, oracle.meter))
+        tools = Tools(oracle.meter, oracle.measurements, most_runs(work, settings, oracle.meter))
         return conclude(work, replace(plan, budget=settings.budget), oracle.fitted.statistics, tools)
 
 
@@ -135,7 +135,7 @@ def explore(work: Workplace, settings: PlanSettings) -> Exploration:
     parts, recipe, progress = work.parts, work.recipe, work.progress
     if parts is None or parts.choose is None:
         raise RecipeError("there are too few samples to choose forms on", "give --data with at least 8 samples")
-    choosing = [batch.feed for batch in parts.choose.limit(CHOOSING_SAMPLES).batches()]
+    choosing = choosing_feeds(work)
     timing = list(settings.timing) or [batch.feed for batch in islice(parts.fit.batches(), FEEDS_TO_TIME)]
     about = {
         "model": digest(work.model.path),
@@ -163,7 +163,7 @@ def explore(work: Workplace, settings: PlanSettings) -> Exploration:
         measurements.costs = measure_costs(work.model, work.layers, variants, timing, profiling, progress)
         measurements.save()
     estimator = Estimator(work.model, work.layers, measurements.costs, work.speed_shapes)
-    meter = _meter(work, choosing)
+    meter = loss_meter(work, choosing)
     in_groups = {layer.name for group in groups for layer in group.layers}
     fixed = {name: form for name, form in choices[Way.STORED].items() if name not in in_groups}
     oracle = ModelOracle(work, groups, fixed, fitted, estimator, meter, measurements)
@@ -269,23 +269,31 @@ def _without_search(work: Workplace, settings: PlanSettings) -> Planned:
     parts = work.parts
     if parts is None or parts.choose is None or not (wants_widths(work) or is_narrow(work.recipe)):
         return conclude(work, plan, fitted.statistics)
-    choosing = [batch.feed for batch in parts.choose.limit(CHOOSING_SAMPLES).batches()]
+    choosing = choosing_feeds(work)
     about = {"model": digest(work.model.path), "data": _digest(choosing)}
     measurements = open_measurements(about, "", None)
-    meter = _meter(work, choosing)
-    tools = Tools(meter, measurements, _most_runs(work, settings, meter))
+    meter = loss_meter(work, choosing)
+    tools = Tools(meter, measurements, most_runs(work, settings, meter))
     try:
         return conclude(work, replace(plan, budget=settings.budget), fitted.statistics, tools)
     finally:
         measurements.save()
 
 
-def _meter(work: Workplace, choosing: Sequence[Feed]) -> LossMeter:
+def choosing_feeds(work: Workplace) -> list[Feed]:
+    """Held-out feeds that candidates are compared on; none of too few samples."""
+    if work.parts is None or work.parts.choose is None:
+        return []
+    return [batch.feed for batch in work.parts.choose.limit(CHOOSING_SAMPLES).batches()]
+
+
+def loss_meter(work: Workplace, choosing: Sequence[Feed]) -> LossMeter:
+    """How losses are measured on these feeds."""
     judged = judged_outputs(work.model, work.recipe.outputs)
     return LossMeter(work.model, choosing, judged, LossSettings(work.threads, shapes=work.shapes), work.progress)
 
 
-def _most_runs(work: Workplace, settings: PlanSettings, meter: LossMeter) -> int:
+def most_runs(work: Workplace, settings: PlanSettings, meter: LossMeter) -> int:
     """How many losses of single layers there is time for."""
     groups = [[layer.name] for layer in work.layers if not layer.reason]
     seconds = OVERHEAD_SECONDS + meter.estimate(groups) / max(len(groups), 1)

@@ -87,6 +87,14 @@ class Data(Protocol):
         """Read them once, in the same order at every call."""
 
 
+class NoData:
+    """No samples: what is fitted to the weights alone needs none."""
+
+    def batches(self) -> Iterator[Batch]:
+        """Nothing."""
+        return iter(())
+
+
 def walk(model: Model, tasks: Mapping[str, Task], data: Data, settings: WalkSettings, stage: Stage) -> dict[str, Settled]:
     """Settle every fitted task, in the order of ``tasks``; the same data and number of threads give the same values.
 

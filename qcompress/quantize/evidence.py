@@ -12,6 +12,10 @@ from qcompress.quantize.layouts import Layout, importance_of
 from qcompress.types import Array
 
 
+CONSTANT = 1e-12
+"""Share of E[x^2] below which a variance is rounding: the input is the same in every row."""
+
+
 class Need(StrEnum):
     """A kind of evidence."""
 
@@ -92,7 +96,10 @@ class Gram:
         centre, held = self.means.fit, None
         if self.held is not None and self.means.held is not None:
             held = around(self.held, (self.means.held, self.means.held), (centre, centre))
-        return Gram(around(self.fit, (centre, centre), (centre, centre)), held, self.rows, self.held_rows)
+        fit = around(self.fit, (centre, centre), (centre, centre))
+        variances, moments = (np.diagonal(matrix, axis1=1, axis2=2) for matrix in (fit, self.fit))
+        varies = variances > CONSTANT * moments
+        return Gram(fit * varies[:, :, None] * varies[:, None, :], held, self.rows, self.held_rows)
 
     @property
     def moments(self) -> Array:

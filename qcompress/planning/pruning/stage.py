@@ -1,0 +1,162 @@
+"""The stage in front of everything else: decide what is pruned, prune it, and say what that lost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from qcompress.errors import RecipeError
+from qcompress.graph import Model
+from qcompress.graph.edit import set_constant
+from qcompress.operators import Layer, find_layers
+from qcompress.planning.losses import LossMeter
+from qcompress.planning.make import PlanSettings, choosing_feeds, loss_meter, most_runs
+from qcompress.planning.pruning.gradients import weigh_gradients
+from qcompress.planning.pruning.sparsity import Gradients, data_of, globally_ranked, measured, prunable, same_share
+from qcompress.planning.pruning.tasks import PruneTask, Shrink
+from qcompress.planning.readings import readings_of
+from qcompress.planning.walk import WalkSettings, walk
+from qcompress.planning.widths import elements
+from qcompress.planning.work import Workplace
+from qcompress.prune import CRITERIA, prune_weight
+from qcompress.quantize import Evidence
+from qcompress.rewrite.bias import shift_biases
+from qcompress.types import Array, Criterion, Prune, Spread
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """A float model with fewer weights.
+
+    ``prunes``: weight -> what was pruned of it. ``channels``: group -> units that stayed. ``loss``: of the outputs on held-out
+    samples, 0 to 1; None where there are too few samples. ``meter``: measures losses against the model before.
+    """
+
+    model: Model
+    prunes: Mapping[str, Prune]
+    channels: Mapping[str, tuple[int, ...]]
+    loss: float | None
+    meter: LossMeter | None
+    notes: tuple[str, ...] = field(default=())
+
+
+def prune_model(work: Workplace, settings: PlanSettings) -> Pruned:
+    """Prune the model as its recipe says; the work's own model is not changed.
+
+    Raises:
+        RecipeError: nothing can be pruned, or what is asked for needs data.
+        CalibrationError: an activation is NaN or infinite.
+    """
+    layers, _ = prunable(work)
+    if not layers:
+        raise RecipeError(f"{work.model.path.name}: no weight can be pruned", "qcompress inspect lists the weights")
+    meter = _meter(work)
+    wanted = _wanted(work)
+    gradients, notes = weigh_gradients(work, layers, wanted.criterion)
+    if CRITERIA[wanted.criterion].gradient:
+        layers = [layer for layer in layers if layer.name in gradients]
+    prunes = _spread(work, layers, wanted, gradients, (meter, settings))
+    model = apply_prunes(work, prunes, gradients)
+    loss = None if meter is None else meter.of(model)
+    told = _told(work.model, model, prunes, wanted, loss)
+    return Pruned(model, prunes, {}, loss, meter, (told, *notes))
+
+
+def replay_pruning(work: Workplace, prunes: Mapping[str, Prune], channels: Mapping[str, tuple[int, ...]]) -> Pruned:
+    """Prune what a plan says; with the data that the plan was made with the same weights come out.
+
+    Raises:
+        RecipeError: the plan prunes a weight that the model does not have, or by data and there is none.
+    """
+    layers = {layer.name: layer for layer in work.layers}
+    missing = [name for name in prunes if name not in layers]
+    if missing:
+        raise RecipeError(f"the plan prunes weight {missing[0]!r}, which the model does not have", "make the plan again")
+    criteria = {prune.criterion for prune in prunes.values()}
+    if work.parts is None and any(CRITERIA[criterion].gradient for criterion in criteria):
+        raise RecipeError("the plan prunes by gradients", "give --data, the same as when the plan was made")
+    gradients: Gradients = {}
+    for criterion in sorted(criteria):
+        found, _ = weigh_gradients(work, [layers[name] for name in prunes], criterion)
+        gradients = {**gradients, **found}
+    return Pruned(apply_prunes(work, prunes, gradients), prunes, channels, None, _meter(work))
+
+
+def apply_prunes(work: Workplace, prunes: Mapping[str, Prune], gradients: Gradients) -> Model:
+    """A copy of the model with the weights pruned in sequence, each on the inputs that the pruned layers before it give."""
+    layers = {layer.name: layer for layer in work.layers}
+    tasks = {
+        name: PruneTask(layers[name], readings_of(layers[name]), _shrink(prune, gradients.get(name)), prune.compensate)
+        for name, prune in prunes.items()
+        if prune.sparsity > 0.0 or prune.threshold is not None or prune.pattern.is_fixed
+    }
+    model = work.model.clone()
+    with work.progress.stage("Pruning", len(tasks), "weights") as stage:
+        settled = walk(work.model, tasks, data_of(work), walk_settings(work), stage)
+    own = {layer.name: layer for layer in find_layers(model)}
+    for name, item in settled.items():
+        set_constant(own[name].weight, item.tensor.dequantize())
+    shift_biases(model, {node: shift for item in settled.values() for node, shift in item.shifts.items()})
+    return model
+
+
+def walk_settings(work: Workplace) -> WalkSettings:
+    """How to walk: with the recipe's order of layers."""
+    return WalkSettings(threads=work.threads, sequential=work.recipe.sequential, shapes=work.shapes)
+
+
+def _shrink(prune: Prune, gradient: Array | None) -> Shrink:
+    def shrink(weight: Array, evidence: Evidence) -> Array:
+        return prune_weight(weight, prune, evidence, gradient)[0]
+
+    return shrink
+
+
+def _wanted(work: Workplace) -> Prune:
+    """What the recipe says of every weight."""
+    pruning, has_data = work.recipe.pruning, work.parts is not None
+    criterion = pruning.criterion or (Criterion.OPTIMAL_BRAIN if has_data else Criterion.MAGNITUDE)
+    if CRITERIA[criterion].gradient and not has_data:
+        raise RecipeError(f"the criterion {criterion} needs data", "give --data, or --prune-criterion magnitude")
+    share = pruning.amount if pruning.amount is not None else pruning.pattern.sparsity
+    return Prune(share, criterion, pruning.pattern, pruning.threshold, pruning.compensate and has_data)
+
+
+def _spread(
+    work: Workplace,
+    layers: Sequence[Layer],
+    wanted: Prune,
+    gradients: Gradients,
+    tools: tuple[LossMeter | None, PlanSettings],
+) -> dict[str, Prune]:
+    """How much of each layer is pruned."""
+    meter, settings = tools
+    spread = work.recipe.pruning.spread
+    if wanted.threshold is not None or wanted.pattern.is_fixed or spread is Spread.LAYER:
+        return same_share(layers, wanted)
+    if spread is Spread.GLOBAL:
+        return globally_ranked(work, layers, wanted, gradients, walk_settings(work))
+    if meter is None:
+        if spread is Spread.MEASURED:
+            raise RecipeError(
+                "shares are chosen by measured loss, and there are too few samples", "give --data with at least 8"
+            )
+        return same_share(layers, wanted)
+    runs = most_runs(work, settings, meter)
+    return measured(work, layers, wanted, gradients, (meter, runs, walk_settings(work)))
+
+
+def _meter(work: Workplace) -> LossMeter | None:
+    feeds = choosing_feeds(work)
+    return loss_meter(work, feeds) if feeds else None
+
+
+def _told(before: Model, after: Model, prunes: Mapping[str, Prune], wanted: Prune, loss: float | None) -> str:
+    total = zeros = 0
+    for layer in find_layers(after):
+        if layer.name in prunes:
+            total += elements(layer)
+            zeros += int((layer.array == 0.0).sum())
+    lost = "" if loss is None else f", which loses {loss:.2g} of agreement"
+    how = f"{wanted.pattern}, by {wanted.criterion}{', the rest solved again' if wanted.compensate else ''}"
+    return f"pruned {zeros / max(total, 1):.1%} of {total:,} weights in {len(prunes)} layers ({how}){lost}"

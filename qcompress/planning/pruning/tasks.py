@@ -1,0 +1,72 @@
+"""What is done to one weight on the walk through the model: numbers pruned, the others solved again, biases shifted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from qcompress.operators import Layer
+from qcompress.operators.flow import can_shift, is_plain_product
+from qcompress.planning.readings import Readings
+from qcompress.planning.walk import Settled, Shifts
+from qcompress.quantize import Evidence, Gram, Layout
+from qcompress.quantize.align import Drift, align
+from qcompress.quantize.layouts import to_rows
+from qcompress.types import Array, FloatScheme, NarrowTensor
+
+EXACT = FloatScheme("float32")
+
+Shrink = Callable[[Array, Evidence], Array]
+"""(weight, what is known of its inputs) -> the weight with zeros in it, float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class PruneTask:
+    """One weight to prune; ``shrink`` says how. Without ``compensate`` inputs that have moved are not made up for either."""
+
+    layer: Layer
+    uses: Readings
+    shrink: Shrink
+    compensate: bool = True
+
+    @property
+    def is_fitted(self) -> bool:
+        """Always: every task prunes."""
+        return True
+
+    @property
+    def wants_gram(self) -> bool:
+        """Whether correlations of the inputs can be had."""
+        return bool(self.uses.nodes)
+
+    def settle(self, gram: Gram | None, drift: Drift | None) -> Settled:
+        """Prune; what that takes from the mean of each output is given back by the bias, where there can be one."""
+        weight = self.layer.array
+        holds = self._bias_node() if gram is not None else None
+        centered = holds is not None and gram is not None
+        seen = gram.centered() if centered and gram is not None else gram
+        evidence = Evidence(self.uses.layout, self.uses.groups, seen)
+        aimed = weight
+        if self.compensate and drift is not None and gram is not None and len(self.uses.nodes) == len(self.layer.uses):
+            aimed = align(weight, evidence, drift.centered(gram) if centered else drift)
+        pruned = self.shrink(aimed, evidence)
+        shifts: Shifts = {}
+        if gram is not None and holds is not None and self.compensate:
+            before = gram.middle if drift is None else gram.middle + drift.middle(gram)
+            shifts = {holds: tuple(self._outputs(weight, before) - self._outputs(pruned, gram.middle))}
+        return Settled(NarrowTensor(np.asarray(pruned, dtype=np.float32), EXACT), shifts)
+
+    def _bias_node(self) -> str | None:
+        """The one node that uses the weight, when it has or can have a bias for each output."""
+        if len(self.layer.uses) != 1 or self.uses.layout is Layout.CONV_TRANSPOSE:
+            return None
+        node = self.layer.node
+        plain = node.op_type != "Gemm" or is_plain_product(node)
+        return (node.name or None) if plain and can_shift(node) else None
+
+    def _outputs(self, weight: Array, inputs: Array) -> Array:
+        """What the layer makes of one row of each group, (outputs,); ``inputs``: (groups, inputs)."""
+        rows = to_rows(np.asarray(weight, dtype=np.float64), self.uses.layout, self.uses.groups)
+        return np.asarray(np.einsum("goi,gi->go", rows, inputs).reshape(-1))
