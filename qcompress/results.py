@@ -199,7 +199,7 @@ class MachineFacts:
 class GateResult:
     """One promise checked: ``value`` against ``limit``; ``passed`` False makes the exit code 1.
 
-    ``name``: the field of ``Gates``. ``value``: None when it was not measured or is without bound.
+    ``name``: the field of ``Gates``, or what is promised without one. ``value``: None when it was not measured or is without bound.
     """
 
     name: str

@@ -22,7 +22,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in jobs started in t
 @pytest.fixture(autouse=True)
 def no_options_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Options and measurements of the caller must not reach the tests, nor theirs the caller."""
-    for key in [key for key in os.environ if key.startswith("QCOMPRESS_")]:
+    for key in [key for key in os.environ if key.startswith(("QCOMPRESS_", "GITHUB_"))]:
         monkeypatch.delenv(key)
     monkeypatch.setenv("QCOMPRESS_CACHE", str(tmp_path_factory.mktemp("measurements")))
     monkeypatch.setattr("qcompress.planning.make.SECONDS_TO_PROFILE", 0.3)  # tests need costs, not good ones

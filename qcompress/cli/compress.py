@@ -6,12 +6,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from qcompress.cli import options as shared
+from qcompress.cli.automation import AutomationChoice, BaselineChoice, automation_options, baseline_options
 from qcompress.cli.console import open_progress, write_bytes
+from qcompress.cli.depfile import Depfile, Read
 from qcompress.cli.guard import Talk
 from qcompress.cli.limits import GateChoice, limit_options
 from qcompress.cli.output import deliver
@@ -68,7 +70,9 @@ job_options = shared.bundle(
 @effort_options
 @cost_options
 @limit_options
+@baseline_options
 @shared.report_options
+@automation_options
 @shared.talk_options
 def compress(
     talk: Talk,
@@ -79,7 +83,9 @@ def compress(
     effort_choice: EffortChoice,
     cost_choice: CostChoice,
     gate_choice: GateChoice,
+    baseline_choice: BaselineChoice,
     report_choice: shared.ReportChoice,
+    automation_choice: AutomationChoice,
 ) -> ExitCode:
     """Write a smaller MODEL to OUT, and report its size, speed and accuracy beside the original's.
 
@@ -87,16 +93,37 @@ def compress(
     --data is held out and measured on. Each layer gets the form that pays and together they keep the limit on
     accuracy: 1 % of agreement with the original, unless --max-accuracy-drop says otherwise.
     """
-    _check(job, recipe_choice, report_choice, cost_choice)
-    recipe = recipe_choice.load()
-    recipe = replace(recipe, gates=gate_choice.load(recipe.gates, run_choice.metric))
-    if recipe.gates.min_speedup is not None and not run_choice.latency:
-        raise UsageError("a speed-up that is not measured cannot be checked", "leave --no-latency or --min-speedup away")
-    options = effort_choice.apply(cost_choice.apply(run_choice.load(data_choice.load(), job.discard_on_fail)))
+    with automation_choice.watch(str(job.model)) as start:
+        _check(job, recipe_choice, cost_choice)
+        check_report_names(report_choice.report)
+        results = [*([] if job.output == STDOUT else [Path(job.output)]), *report_choice.report, *automation_choice.files]
+        inputs = input_files(job.model) + existing(
+            job.data, job.eval_data, job.plan, recipe_choice.recipe, baseline_choice.baseline
+        )
+        check_targets(results, inputs)
+        cost_choice.check(inputs, results, job.data)
+        recipe = recipe_choice.load()
+        recipe = replace(recipe, gates=gate_choice.load(recipe.gates, run_choice.metric))
+        if recipe.gates.min_speedup is not None and not run_choice.latency:
+            raise UsageError("a speed-up that is not measured cannot be checked", "leave --no-latency or --min-speedup away")
+        options = effort_choice.apply(cost_choice.apply(run_choice.load(data_choice.load(), job.discard_on_fail)))
+        options = baseline_choice.apply(options)
+        files = existing(job.plan, recipe_choice.recipe, baseline_choice.baseline, cost_choice.cost_file)
+        data = (job.data, job.eval_data, cost_choice.timing_data)
+        read = Read((job.model,), data, (run_choice.metric,), tuple(files))
+        depfile = None if automation_choice.depfile is None else Depfile(automation_choice.depfile, results, read)
+        report, stream = _work(job, recipe, options, talk)
+        if depfile is not None:
+            depfile.write()
+    automation_choice.tell(report, start)
+    return deliver(report, report_choice, talk, stream)
+
+
+def _work(job: Job, recipe: Recipe, options: RunOptions, talk: Talk) -> tuple[Report, TextIO | None]:
+    """The report, and where it goes when stdout is taken by the model."""
     if job.output != STDOUT:
         with open_progress(talk) as progress:
-            report = _run(job, Path(job.output), recipe, options, progress)
-        return deliver(report, report_choice, talk)
+            return _run(job, Path(job.output), recipe, options, progress), None
     import tempfile
 
     with tempfile.TemporaryDirectory(prefix="qcompress-") as folder:
@@ -104,13 +131,11 @@ def compress(
         with open_progress(talk) as progress:
             report = _run(job, target, recipe, options, progress)
         _model_to_stdout(target)
-    return deliver(replace(report, target=STDOUT), report_choice, talk, sys.stderr)
+    return replace(report, target=STDOUT), sys.stderr
 
 
-def _check(
-    job: Job, recipe_choice: shared.RecipeChoice, report_choice: shared.ReportChoice, cost_choice: CostChoice
-) -> None:
-    """Refuse what cannot end well before the long work starts."""
+def _check(job: Job, recipe_choice: shared.RecipeChoice, cost_choice: CostChoice) -> None:
+    """Refuse options that do not go together before the long work starts."""
     if job.plan is not None and recipe_choice.changes():
         raise UsageError("--plan already says what is done to each layer", "leave the options that change the recipe away")
     if job.plan is not None and (job.pick is not None or cost_choice.cost_file is not None):
@@ -122,11 +147,6 @@ def _check(
         raise UsageError("a model is not written to a terminal", "redirect stdout, or give -o a file name")
     if job.output == "":
         raise UsageError("-o has no file name", "give the name of the compressed model, or - for stdout")
-    check_report_names(report_choice.report)
-    inputs = input_files(job.model) + existing(job.data, job.eval_data, job.plan, recipe_choice.recipe)
-    targets = [*([] if job.output == STDOUT else [Path(job.output)]), *report_choice.report]
-    check_targets(targets, inputs)
-    cost_choice.check(inputs, targets, job.data)
 
 
 def _run(job: Job, target: Path, recipe: Recipe, options: RunOptions, progress: Progress) -> Report:

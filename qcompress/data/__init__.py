@@ -15,7 +15,7 @@ from qcompress.data.metrics import (
     task_metrics,
     wilson_interval,
 )
-from qcompress.data.opening import open_dataset
+from qcompress.data.opening import data_files, open_dataset
 from qcompress.data.options import Colour, DataOptions, ImageOptions, Layout, Limits, Resize
 from qcompress.data.parts import Parts, cut
 from qcompress.data.sources import SOURCES
@@ -37,6 +37,7 @@ __all__ = [
     "binary_threshold",
     "classification_scores",
     "cut",
+    "data_files",
     "decide",
     "has_classes",
     "join_scores",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -47,6 +48,37 @@ def load_function(spec: str) -> Callable[..., Any]:
     if not callable(found):
         raise DataError(f"{spec} is not a function", "name a function without arguments that gives the data")
     return found  # type: ignore[no-any-return]
+
+
+def function_files(spec: str) -> list[Path]:
+    """The Python file that defines ``module:function``, the files of its package, and what else of the working directory
+    is loaded; installed libraries stand for themselves.
+
+    Raises:
+        DataError: the function cannot be imported.
+    """
+    load_function(spec)
+    name = spec.partition(":")[0]
+    top, here = name.partition(".")[0], Path.cwd()
+    files = {module: _python_file(loaded) for module, loaded in list(sys.modules.items()) if module != "__main__"}
+    return sorted(
+        {
+            file
+            for module, file in files.items()
+            if file is not None
+            and module.partition(".")[0] != "qcompress"
+            and (module == name or (not _installed(file) and (module.startswith(f"{top}.") or file.is_relative_to(here))))
+        }
+    )
+
+
+def _python_file(module: object) -> Path | None:
+    file = getattr(module, "__file__", None)
+    return Path(file).resolve() if isinstance(file, str) else None
+
+
+def _installed(file: Path) -> bool:
+    return bool({"site-packages", "dist-packages"} & set(file.parts)) or file.is_relative_to(sysconfig.get_path("stdlib"))
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from qcompress.errors import ModelError, RecipeError
 from qcompress.graph import Model, load_model
 from qcompress.graph.opset import raise_opset
 from qcompress.graph.passes import prepare, unpack
+from qcompress.measure import Baseline
 from qcompress.operators.support import CHANNEL_SCALES
 from qcompress.plan.choose import worthwhile_opset
 from qcompress.planning import (
@@ -33,7 +34,8 @@ class RunOptions:
     ``held_out``: the part of the data kept for choosing and measuring. ``latency_seconds``: budget of the latency
     measurement, 0 skips it. ``eval_samples``: at most so many are evaluated. ``target_threads``: for everything timed, when
     it is not ``threads``. ``timing_data``: feeds of the sizes for which the model shall be fast, when the data has others.
-    ``cost_file``: measurements to plan by, written when the file is not there yet.
+    ``cost_file``: measurements to plan by, written when the file is not there yet. ``baseline``: last time's report, which
+    the result may not fall behind.
     """
 
     threads: int = 0
@@ -47,6 +49,7 @@ class RunOptions:
     latency_seconds: float = 6.0
     eval_samples: int | None = None
     discard_on_fail: bool = False
+    baseline: Baseline | None = None
 
 
 def load_prepared(source: Path, recipe: Recipe | None = None, opset: int | None = None) -> Model:

@@ -10,7 +10,7 @@ import numpy as np
 
 from qcompress.data.batch import Source, Unit, count_samples, label_rows
 from qcompress.data.check import check_names
-from qcompress.data.functions import blame, is_function, load_function
+from qcompress.data.functions import blame, function_files, is_function, load_function
 from qcompress.data.request import Request
 from qcompress.errors import DataError
 from qcompress.types import Array, TensorSignature
@@ -21,6 +21,15 @@ FORM = "module:function"
 def matches(spec: str) -> bool:
     """Whether this is the kind of source that ``spec`` names."""
     return is_function(spec) and not Path(spec).exists()
+
+
+def files(spec: str) -> list[Path]:
+    """What calling ``spec`` runs: its Python files. What the function itself opens is its own affair.
+
+    Raises:
+        DataError: the function cannot be imported.
+    """
+    return function_files(spec)
 
 
 def open_source(request: Request) -> Source:

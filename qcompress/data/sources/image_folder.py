@@ -40,6 +40,15 @@ def matches(spec: str) -> bool:
     return path.is_dir() and any(_is_image(item) for pattern in ("*", "*/*") for item in path.glob(pattern))
 
 
+def files(spec: str) -> list[Path]:
+    """What reading ``spec`` reads.
+
+    Raises:
+        DataError: there are images both in sub-folders and beside them.
+    """
+    return [file for file, _ in _files(Path(spec))]
+
+
 def open_source(request: Request) -> Source:
     """Decode, resize and normalise one image at a time.
 

@@ -17,6 +17,11 @@ def matches(spec: str) -> bool:
     return Path(spec).suffix == ".npy" and Path(spec).is_file()
 
 
+def files(spec: str) -> list[Path]:
+    """What reading ``spec`` reads."""
+    return [Path(spec)]
+
+
 def open_source(request: Request) -> Source:
     """Read samples, or complete feeds where the array has one axis more than the model's input.
 

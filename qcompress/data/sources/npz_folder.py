@@ -23,6 +23,11 @@ def matches(spec: str) -> bool:
     return Path(spec).is_dir() and next(Path(spec).glob("*.npz"), None) is not None
 
 
+def files(spec: str) -> list[Path]:
+    """What reading ``spec`` reads."""
+    return sorted(Path(spec).glob("*.npz"))
+
+
 def open_source(request: Request) -> Source:
     """Read feeds in the order of the file names; shapes may differ and scalars are fine.
 

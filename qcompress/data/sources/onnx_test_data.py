@@ -22,6 +22,11 @@ def matches(spec: str) -> bool:
     return bool(_folders(Path(spec)))
 
 
+def files(spec: str) -> list[Path]:
+    """What reading ``spec`` reads: the inputs of every set."""
+    return [file for folder in _folders(Path(spec)) for file in _files(folder)]
+
+
 def open_source(request: Request) -> Source:
     """Read feeds in numeric order; ``output_*.pb`` files are left alone.
 

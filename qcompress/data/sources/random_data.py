@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -18,6 +19,11 @@ _FREE_SIZE = 32  # every axis that the model leaves free, apart from the first: 
 def matches(spec: str) -> bool:
     """Whether this is the kind of source that ``spec`` names."""
     return spec == "random"
+
+
+def files(spec: str) -> list[Path]:
+    """What reading ``spec`` reads: nothing."""
+    return []
 
 
 def open_source(request: Request) -> Source:

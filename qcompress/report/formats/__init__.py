@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from qcompress.report.formats.json import format_json
+from qcompress.report.formats.junit import format_junit
 from qcompress.report.formats.markdown import format_markdown
 from qcompress.report.formats.options import RenderOptions
 from qcompress.report.formats.table import format_table
@@ -14,6 +15,7 @@ FORMATS: Mapping[str, Callable[[Report, RenderOptions], str]] = {
     "table": format_table,
     "json": format_json,
     "markdown": format_markdown,
+    "junit": format_junit,
 }
 """Report formats by name; each turns a report into text without a final newline."""
 
