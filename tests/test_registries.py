@@ -30,6 +30,8 @@ REGISTRIES = {
     "prune/criteria": ([entry.score for entry in CRITERIA.values()], set()),
     "prune/patterns": (list(PATTERNS.values()), {"channels", "ranking"}),
     "report/formats": (list(FORMATS.values()), {"options"}),
+    "zoo/engines": (list(ENGINES.values()), {"interface"}),
+    "zoo/formats": (list(SUMMARY_FORMATS.values()), {"rows"}),
 }
 """Folder -> what its table lists, and the modules that are tools of the others."""
 

@@ -55,6 +55,11 @@ class Limits:
     memory: int | None = None
 
 
+def words_of(options: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Flags and their values as words of a command line."""
+    return [word for flag, values in sorted(options.items()) for word in ([f"{flag}={value}" for value in values] or [flag])]
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One model to compress: a call of ``qcompress compress``, and where its results go.
@@ -101,9 +106,7 @@ class Job:
         """The options as words of a command line, without model and output."""
         words = [] if self.data is None else [f"--data={self.data}"]
         words += [] if self.eval_data is None else [f"--eval-data={self.eval_data}"]
-        for flag, values in sorted(self.options.items()):
-            words += [f"{flag}={value}" for value in values] or [flag]
-        return words
+        return [*words, *words_of(self.options)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +157,7 @@ class Kind(StrEnum):
 
     STARTED = "started"
     STAGE = "stage"
+    STAGE_ENDED = "stage ended"
     ADVANCED = "advanced"
     NOTE = "note"
     PAUSED = "paused"

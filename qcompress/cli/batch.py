@@ -1,0 +1,209 @@
+"""``qcompress batch``: compress many models, each in a process of its own, and sum up."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from qcompress.cli import options as shared
+from qcompress.cli.console import wants_colour, width, write_result
+from qcompress.cli.guard import Talk
+from qcompress.cli.output import wanted
+from qcompress.cli.passing import check_options, data_given, given_options, passed_on, vocabulary
+from qcompress.cli.quantities import Bytes, Duration
+from qcompress.cli.zoo_progress import open_watcher
+from qcompress.errors import ExitCode, OutputError, UsageError
+
+if TYPE_CHECKING:
+    from qcompress.zoo.discovery import Entry
+    from qcompress.zoo.jobs import Job, Summary
+    from qcompress.zoo.run import BatchSettings
+
+
+@dataclass(frozen=True, slots=True)
+class BatchJob:
+    """Which models, and where the results go."""
+
+    source: Path
+    output: Path | None
+    pattern: str
+    init: bool
+    dry_run: bool
+    format: str
+    json_progress: bool
+
+
+job_options = shared.bundle(
+    "job",
+    BatchJob,
+    click.argument("source", type=click.Path(path_type=Path)),
+    click.option(
+        "-o", "--output", type=click.Path(file_okay=False, path_type=Path), metavar="OUT", help="Folder of the results."
+    ),
+    click.option("--pattern", default="**/*.onnx", show_default=True, metavar="GLOB", help="Models in a folder."),
+    click.option("--init", is_flag=True, help="Write SOURCE/zoo.toml, a list of the models found there, and stop."),
+    click.option("--dry-run", is_flag=True, help="Say what would run and why, and stop."),
+    click.option(
+        "--format",
+        type=click.Choice(["table", "json", "csv", "markdown", "html"]),
+        default="table",
+        show_default=True,
+        help="Form of the summary on stdout.",
+    ),
+    click.option("--json-progress", is_flag=True, help="Progress on stderr as JSON, one event a line."),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """How the models are run."""
+
+    engine: str
+    jobs: int
+    memory_limit: int | None
+    timeout: float
+    fail_fast: bool
+    force: bool
+
+    def load(self) -> BatchSettings:
+        """The settings of the batch."""
+        from qcompress.zoo.run import BatchSettings
+
+        return BatchSettings(self.engine, self.jobs, self.memory_limit, force=self.force, fail_fast=self.fail_fast)
+
+
+engine_options = shared.bundle(
+    "engine_choice",
+    EngineChoice,
+    click.option("--engine", type=click.Choice(["local"]), default="local", show_default=True, help="What runs the models."),
+    click.option(
+        "--jobs", type=click.IntRange(0), default=0, metavar="N", help="Models at a time.  [default: as many as cores]"
+    ),
+    click.option(
+        "--memory-limit",
+        type=Bytes(),
+        metavar="SIZE",
+        help="Memory of everything together, for example 6GB.  [default: what is free]",
+    ),
+    click.option(
+        "--timeout",
+        type=Duration(),
+        default="2h",
+        show_default=True,
+        metavar="TIME",
+        help="End a model that takes longer; pauses while others are measured do not count. 0: never.",
+    ),
+    click.option("--fail-fast/--keep-going", default=False, help="End at the first failure.  [default: keep going]"),
+    click.option("--force", is_flag=True, help="Run everything, also what has a result that stands."),
+)
+
+
+@click.command(context_settings=shared.CONTEXT)
+@job_options
+@engine_options
+@given_options
+@shared.talk_options
+def batch(talk: Talk, job: BatchJob, engine_choice: EngineChoice, given: Mapping[str, Any]) -> ExitCode:
+    """Compress the models of SOURCE into OUT, each in a process of its own.
+
+    SOURCE is a folder or a manifest, see --init. A model's own data lies with it: NAME.calib.npz and NAME.eval.npz, or
+    test_data_set_* folders; --data is for models without. OUT gets each model with its report and log, and a summary.
+
+    What has a result that stands, with the same model, data, options and versions, is not run again. An interrupted batch
+    goes on where it was.
+
+    All options below --force are those of compress, for every model; a manifest can have others for each.
+    """
+    if job.init:
+        _write_manifest(job)
+        return ExitCode.DONE
+    if job.output is None:
+        raise UsageError("there is no folder for the results", "give -o OUT")
+    entries, folder = _entries(job, given)
+    check_options(entries)
+    from qcompress.zoo.jobs import Limits
+    from qcompress.zoo.run import make_jobs, run_batch
+
+    limits = Limits(engine_choice.timeout or None, engine_choice.memory_limit)
+    jobs = make_jobs(entries, job.output, folder, limits)
+    if job.dry_run:
+        _show_decisions(jobs, engine_choice.force, job, talk)
+        return ExitCode.DONE
+    with open_watcher(talk, job.json_progress) as watcher:
+        summary = run_batch(jobs, job.output, engine_choice.load(), watcher)
+    return _deliver(summary, job, talk)
+
+
+batch.params += passed_on()
+
+
+def _entries(job: BatchJob, given: Mapping[str, Any]) -> tuple[list[Entry], Path]:
+    """The models and the folder their commands run in."""
+    from qcompress.zoo.discovery import discover
+    from qcompress.zoo.manifest import make_entry, read_manifest, resolved
+
+    words = vocabulary()
+    if "cost_file" in given:
+        raise UsageError("one --cost-file cannot be for many models", "write cost_file for each in a manifest")
+    table = resolved(given, Path.cwd())
+    if job.source.suffix == ".toml":
+        return read_manifest(job.source, words, table), job.source.parent.absolute()
+    found = []
+    for entry in discover(job.source, job.pattern, job.output):
+        own = {"data": entry.data, "eval_data": entry.eval_data} if entry.data is not None else data_given(table)
+        found.append(
+            make_entry({**table, **own, "name": entry.name, "model": entry.model}, words, entry.name, job.source.absolute())
+        )
+    return found, Path.cwd()
+
+
+def _write_manifest(job: BatchJob) -> None:
+    from qcompress.zoo.discovery import discover
+    from qcompress.zoo.manifest import FILE_NAME, manifest_text
+
+    target = job.source / FILE_NAME
+    text = manifest_text(discover(job.source, job.pattern, job.output), job.source)
+    try:
+        with target.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError as error:
+        raise UsageError(f"{target} is there already", "remove it first, or edit it") from error
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written: {error.strerror}", "check the folder") from error
+    print(f"wrote {target}", file=sys.stderr)
+
+
+def _show_decisions(jobs: Sequence[Job], force: bool, job: BatchJob, talk: Talk) -> None:
+    """What would run and why."""
+    from qcompress.report import render_table
+    from qcompress.zoo.run import decide
+
+    rows = []
+    for decision in decide(jobs, force):
+        stands = decision.outcome is not None
+        rows.append((decision.job.name, "stands" if stands else "runs", decision.reason or None, decision.job.data))
+    columns = ("model", "would", "why", "data")
+    if job.format in ("csv", "html"):
+        raise UsageError(f"--dry-run has no --format {job.format}", "table, json or markdown")
+    if wanted(job.format, talk):
+        write_result(render_table("", columns, rows, job.format, width=width(), color=wants_colour()))
+
+
+def _deliver(summary: Summary, job: BatchJob, talk: Talk) -> ExitCode:
+    """Write the summary into the folder of results and on stdout; the exit code of the batch."""
+    from qcompress.report import RenderOptions
+    from qcompress.zoo.formats import SUMMARY_FILES, SUMMARY_FORMATS
+    from qcompress.zoo.places import write_text
+    from qcompress.zoo.state import SCRATCH
+
+    assert job.output is not None
+    for name, form in SUMMARY_FILES.items():
+        write_text(job.output / name, SUMMARY_FORMATS[form](summary, RenderOptions()), job.output / SCRATCH)
+    if wanted(job.format, talk):
+        write_result(SUMMARY_FORMATS[job.format](summary, RenderOptions(width(), wants_colour(), talk.verbose)))
+    return summary.exit_code

@@ -1,0 +1,63 @@
+"""Models found in a folder, each with the data that lies with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from qcompress.errors import ModelError
+
+PATTERN = "**/*.onnx"
+
+SETS = "test_data_set_*"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A model and what is different about it; ``options``: of compress, flag -> values. Paths are absolute."""
+
+    name: str
+    model: str
+    data: str | None = None
+    eval_data: str | None = None
+    options: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    seconds: float | None = None
+
+
+def discover(folder: Path, pattern: str = PATTERN, apart_from: Path | None = None) -> list[Entry]:
+    """The models of a folder in the order of their names, each called by its place in it without the suffix.
+
+    A model's data is found in one of these, in this order: ``NAME.calib.npz`` and ``NAME.eval.npz`` beside it, a folder
+    ``NAME`` beside it with ``test_data_set_*`` in it, ``test_data_set_*`` beside it. Hidden folders and ``apart_from``, where
+    results go, are left out.
+
+    Raises:
+        ModelError: no such folder, or no model in it.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: no such folder or manifest", "give a folder of models, or a .toml file that lists them")
+    home = folder.absolute()
+    left_out = None if apart_from is None or apart_from.absolute() == home else apart_from.absolute()
+    found = []
+    for path in sorted(home.glob(pattern)):
+        inside = path.relative_to(home)
+        hidden = any(part.startswith(".") for part in inside.parts)
+        if hidden or not path.is_file() or (left_out is not None and path.is_relative_to(left_out)):
+            continue
+        data, eval_data = data_of(path)
+        found.append(Entry(inside.with_suffix("").as_posix(), str(path), data, eval_data))
+    if not found:
+        raise ModelError(f"{folder}: there is no {pattern}", "name the models' pattern with --pattern")
+    return found
+
+
+def data_of(model: Path) -> tuple[str | None, str | None]:
+    """Calibration and evaluation data that lie with a model."""
+    sides = (model.with_name(f"{model.stem}.{part}.npz") for part in ("calib", "eval"))
+    calib, evaluation = (str(side) if side.is_file() else None for side in sides)
+    if calib is not None:
+        return calib, evaluation
+    for folder in (model.with_suffix(""), model.parent):
+        if any(item.is_dir() for item in folder.glob(SETS)):
+            return str(folder), evaluation
+    return None, evaluation

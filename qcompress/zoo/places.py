@@ -1,0 +1,90 @@
+"""Where models, data and results lie: everything that touches them by name on behalf of a batch."""
+
+from __future__ import annotations
+
+import filecmp
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from qcompress.errors import OutputError
+
+BLOCK = 1 << 22
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def publish(files: Mapping[str, Path], target: str, obsolete: Iterable[str]) -> dict[str, str]:
+    """Move finished files beside ``target``, the target itself last; remove what is obsolete; give the digest of each.
+
+    A file whose content is there already is left alone, and its time with it. At no time does the target stand beside files
+    of another one: it goes first when they differ.
+
+    Raises:
+        OutputError: the folder cannot be written or the disk is full.
+    """
+    place = Path(target)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        digests = {name: digest_file(path) for name, path in sorted(files.items())}
+        changed = [name for name, path in files.items() if not _same(path, place.with_name(name))]
+        if any(name.startswith(place.name) for name in changed):
+            place.unlink(missing_ok=True)
+        for name in obsolete:
+            if name not in files:
+                place.with_name(name).unlink(missing_ok=True)
+        for name in sorted(changed, key=lambda name: name == place.name):
+            files[name].replace(place.with_name(name))
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written: {error.strerror}", "check the folder and the space left") from error
+    return digests
+
+
+def present(target: str, files: Mapping[str, str]) -> bool:
+    """Whether the files lie beside the target with these digests."""
+    with suppress(OSError):
+        return all(digest_file(Path(target).with_name(name)) == digest for name, digest in files.items())
+    return False
+
+
+def read_text(path: Path) -> str | None:
+    """The text of a file, None when there is none that can be read."""
+    with suppress(OSError, UnicodeDecodeError):
+        return path.read_text(encoding="utf-8")
+    return None
+
+
+def write_text(path: Path, text: str, scratch: Path) -> None:
+    """Write a text file whole or not at all, also when the machine stops; ``scratch`` is a folder of the same disk.
+
+    Raises:
+        OutputError: the folder cannot be written or the disk is full.
+    """
+    part = scratch / f"{path.name}.{os.getpid()}.part"
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("w", encoding="utf-8") as stream:
+            stream.write(text if text.endswith("\n") else f"{text}\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}", "check the folder and the space left") from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _same(one: Path, other: Path) -> bool:
+    return other.is_file() and filecmp.cmp(one, other, shallow=False)

@@ -1,0 +1,137 @@
+"""The whole story of a batch: which results stand, running the rest, and the summary."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from qcompress.errors import QcompressError, UsageError
+from qcompress.graph import model_files
+from qcompress.pipeline import versions
+from qcompress.zoo.discovery import Entry
+from qcompress.zoo.engines import ENGINES, EngineSettings
+from qcompress.zoo.jobs import Event, Job, Limits, Outcome, Status, Summary
+from qcompress.zoo.keys import Keys, key_of
+from qcompress.zoo.severity import worst_first
+from qcompress.zoo.state import State, forget, locked, read_state, standing, write_state
+
+BASE_MEMORY = 250_000_000
+MEMORY_FACTOR = 6.0
+"""Bytes that a job takes: the interpreter and its libraries, and copies of the model; where no earlier run tells."""
+
+
+class Watcher(Protocol):
+    """Who shows a batch while it runs."""
+
+    def begin(self, decisions: Sequence[Decision]) -> None:
+        """It is known what will run."""
+
+    def heard(self, event: Event) -> None:
+        """Something happened to a job."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """A job has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether a job runs and why; ``outcome``: the earlier one that stands."""
+
+    job: Job
+    parts: Mapping[str, str]
+    reason: str
+    outcome: Outcome | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSettings:
+    """How to run a batch."""
+
+    engine: str = "local"
+    jobs: int = 0
+    memory: int | None = None
+    retries: int = 2
+    address: str | None = None
+    force: bool = False
+    fail_fast: bool = False
+
+
+def make_jobs(entries: Sequence[Entry], out: Path, folder: Path, limits: Limits) -> list[Job]:
+    """One job a model, its results under ``out`` at the place its name says; commands run in ``folder``.
+
+    Raises:
+        UsageError: a result would replace a model, or two results have one place.
+    """
+    jobs = []
+    taken: dict[str, str] = {}
+    models = {str(Path(entry.model).absolute()) for entry in entries}
+    for entry in entries:
+        target = str((out / f"{entry.name}.onnx").absolute())
+        if target in models:
+            raise UsageError(f"{target} is also a model to compress", "choose another folder for the results")
+        if taken.setdefault(target.casefold(), entry.name) != entry.name:
+            raise UsageError(f"{entry.name} and {taken[target.casefold()]} would be one file", "give one another name")
+        own = limits if entry.seconds is None else replace(limits, seconds=entry.seconds)
+        jobs.append(
+            Job(entry.name, entry.model, target, entry.data, entry.eval_data, entry.options, own, folder=str(folder))
+        )
+    return jobs
+
+
+def decide(jobs: Sequence[Job], force: bool = False) -> list[Decision]:
+    """What would run and why; jobs get their keys and what memory they will take."""
+    keys, found = Keys(), []
+    for plain in jobs:
+        parts = keys.parts(plain)
+        job = replace(plain, key=key_of(parts), memory=_estimated_memory(plain))
+        outcome, reason = (None, "forced") if force else standing(job, parts)
+        found.append(Decision(job, parts, reason, outcome))
+    return found
+
+
+def run_batch(jobs: Sequence[Job], out: Path, settings: BatchSettings, watcher: Watcher) -> Summary:
+    """Run what has no result that stands, the largest first, and sum up all.
+
+    Raises:
+        OutputError: another run writes to ``out``, or it cannot be written.
+        QcompressError: the engine cannot run.
+    """
+    started = time.monotonic()
+    with locked(out) as scratch:
+        decisions = decide(jobs, settings.force)
+        watcher.begin(decisions)
+        todo = {decision.job.name: decision for decision in decisions if decision.outcome is None}
+        for decision in todo.values():
+            forget(decision.job)
+        outcomes = {decision.job.name: decision.outcome for decision in decisions if decision.outcome is not None}
+        engine = ENGINES[settings.engine](
+            EngineSettings(settings.jobs, settings.memory, settings.address, settings.retries, str(scratch))
+        )
+        order = sorted((decision.job for decision in todo.values()), key=lambda job: (-job.memory, job.name))
+        with closing(engine.run(order, watcher.heard)) as ended:
+            for outcome in ended:
+                decision = todo[outcome.name]
+                write_state(decision.job, State(decision.parts, outcome), scratch)
+                outcomes[outcome.name] = outcome
+                watcher.ended(outcome)
+                if settings.fail_fast and outcome.status not in (Status.DONE, Status.NOTHING):
+                    break
+        for name in todo.keys() - outcomes.keys():
+            outcomes[name] = Outcome(name, Status.NOT_RUN, cause="the batch ended at the first failure", attempts=0)
+        return Summary(worst_first(outcomes.values()), time.monotonic() - started, engine.peak, versions())
+
+
+def _estimated_memory(job: Job) -> int:
+    """Bytes the job will take: as many as last time, else by the size of the model."""
+    state = read_state(job)
+    if state is not None and state.outcome.peak:
+        return state.outcome.peak
+    try:
+        size = sum(file.stat().st_size for file in model_files(Path(job.model)))
+    except (OSError, QcompressError):
+        size = 0
+    return BASE_MEMORY + int(MEMORY_FACTOR * size)
