@@ -18,6 +18,8 @@ from qcompress.recipe import RECIPES, RangeMethod
 from qcompress.report.formats import FORMATS
 from qcompress.rewrite.forms import FORMS
 from qcompress.types import Criterion, Form
+from qcompress.zoo.engines import ENGINES
+from qcompress.zoo.formats import SUMMARY_FORMATS
 
 PACKAGE = Path(__file__).resolve().parent.parent / "qcompress"
 
