@@ -24,7 +24,8 @@ class WeightRow:
     """What became of one weight: a form, or the reason it was kept.
 
     ``layers``: names of the nodes that use it. ``bytes_before`` and ``bytes_after`` include scales and zero points, and so
-    do ``bits`` of one number. ``entropy_bits``: what its code could not be stored in less than, each by itself.
+    do ``bits`` of one number. ``entropy_bits``: what its code could not be stored in less than, each by itself. ``zeros``: the
+    share of its numbers that are zero. ``pruned``: whether some of them were made so.
     """
 
     weight: str
@@ -39,6 +40,8 @@ class WeightRow:
     bits: float | None = None
     reason: str | None = None
     entropy_bits: float | None = None
+    zeros: float | None = None
+    pruned: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ FLOAT = int(ir.DataType.FLOAT)
 """The element type float32 as Cast's ``to`` wants it."""
 
 INT32, INT8, UINT8 = int(ir.DataType.INT32), int(ir.DataType.INT8), int(ir.DataType.UINT8)
+BOOL = int(ir.DataType.BOOL)
 INT4, UINT4 = int(ir.DataType.INT4), int(ir.DataType.UINT4)
 """Element types of codes."""
 

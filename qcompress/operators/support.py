@@ -9,7 +9,7 @@ from qcompress.operators.table import OPERATORS, Role
 from qcompress.types import CodebookScheme, FloatScheme, Form, PerBlock, QuantScheme, Scheme, parse_scheme
 
 PACKED = 11
-"""The first operator set with BitShift, which unpacks codes of fewer than 8 bits."""
+"""The first operator set with BitShift, which unpacks codes of fewer than 8 bits, and with CumSum, which puts zeros back."""
 
 CHANNEL_SCALES = 13
 """The first operator set whose DequantizeLinear has a scale per channel, and with bfloat16."""
@@ -29,6 +29,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "powers of two": ("log4/channel",),
     "float16": ("float16",),
     "bfloat16": ("bfloat16",),
+    "float32": ("float32",),
 }
 """Kinds of schemes -> schemes that stand for each."""
 
@@ -82,7 +83,7 @@ def needed_opset(form: Form, scheme: Scheme) -> int:
         return BLOCKS
     if form in (Form.STATIC, Form.DYNAMIC, Form.WEIGHT_ONLY) or scheme == FloatScheme("bfloat16"):
         return CHANNEL_SCALES
-    return PACKED if scheme.bits < 8 else 1
+    return PACKED if scheme.bits < 8 or scheme == FloatScheme("float32") else 1
 
 
 def wanted_opset(scheme: Scheme) -> int:
@@ -131,6 +132,8 @@ def _folded(scheme: Scheme, shape: tuple[int, ...]) -> str:
 
 
 def _gathered(scheme: Scheme, shape: tuple[int, ...]) -> str:
+    if scheme == FloatScheme("float32"):
+        return "rows are looked up in all numbers, so that zeros save nothing"
     if len(shape) == 1 and scheme.bits < 8:
         return "a row of one number cannot share a byte"
     if not isinstance(scheme, FloatScheme) and isinstance(scheme.granularity, PerBlock):

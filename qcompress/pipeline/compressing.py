@@ -39,13 +39,8 @@ from qcompress.pipeline.opening import (
     plan_settings,
     timed_threads,
 )
-from qcompress.plan.coverage import coverage, with_biases, with_entropies
-from qcompress.planning import (
-    Planned,
-    find_codes,
-    make_plan,
-    open_workplace,
-)
+from qcompress.pipeline.pruning import planned_from, start_of
+from qcompress.plan.coverage import coverage, with_biases, with_entropies, with_zeros
 from qcompress.progress import SILENT, Progress
 from qcompress.recipe import Recipe, load_recipe
 from qcompress.results import AccuracyReport, DataFacts, Gates, LatencyReport, Report
@@ -87,7 +82,8 @@ def compress(
     rows = coverage(find_layers(prepared), plan.weights)
     done = apply_plan(plan, prepared, progress, planned.codes)
     rows = with_entropies(with_biases(rows, done.biases), done.entropies)
-    if not any(row.form for row in rows):
+    rows = with_zeros(rows, done.zeros, done.saved, plan.prunes)
+    if not any(row.form for row in rows) and not plan.channels:
         raise NothingToCompressError(f"{source}: no weight can be compressed", "qcompress inspect says why")
     with TemporaryDirectory(prefix=".qcompress-", dir=folder_of(target)) as folder:
         written = Path(folder) / target.name

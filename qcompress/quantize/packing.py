@@ -13,8 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from qcompress.quantize.weights import scale_shape
-from qcompress.types import Array, CodebookScheme, FloatScheme, PerBlock, PerChannel, QuantizedTensor, QuantScheme, Scheme
+from qcompress.types import Array, PerBlock, QuantizedTensor
 
 LEAST_HALVES = 64
 """From this many scales on, float16 and a Cast are smaller than float32."""
@@ -71,7 +70,7 @@ def code_bytes(shape: tuple[int, ...], bits: int, by_rows: bool = False) -> int:
     """Bytes of codes; ``by_rows``: every row of the first axis starts with a new byte."""
     elements = int(np.prod(shape, dtype=np.int64))
     if bits not in PLANES:
-        return elements * (1 if bits <= 8 else 2)
+        return elements * next(width for width in (1, 2, 4) if bits <= 8 * width)
     rows = shape[0] if by_rows and shape else 1
     width = elements // max(rows, 1)
     return rows * padded(width, bits) * bits // 8
@@ -89,27 +88,3 @@ def with_short_scales(quantized: QuantizedTensor) -> QuantizedTensor:
     if np.min(scale) < halves.smallest_normal or np.max(scale) > halves.max:
         return quantized
     return replace(quantized, scale=scale.astype(np.float16).astype(np.float32))
-
-
-def stored_bytes(shape: tuple[int, ...], scheme: Scheme, by_rows: bool = False) -> int:
-    """Bytes of a weight as it is stored: codes, scales, zero points and levels; nodes that decode them left out.
-
-    Args:
-        shape: of the weight.
-        scheme: with its granularity on the weight's own axes.
-        by_rows: whether rows are looked up in the stored codes, so that each has bytes of its own.
-    """
-    codes = code_bytes(shape, scheme.bits, by_rows)
-    if isinstance(scheme, FloatScheme):
-        return codes
-    if isinstance(scheme, CodebookScheme):
-        # one scale for all is multiplied into the levels
-        scales = shape[scheme.granularity.axis] if isinstance(scheme.granularity, PerChannel) else 0
-        return codes + 4 * (scales + (1 << scheme.bits))
-    return codes + _parameter_bytes(shape, scheme)
-
-
-def _parameter_bytes(shape: tuple[int, ...], scheme: QuantScheme) -> int:
-    groups = int(np.prod(scale_shape(shape, scheme), dtype=np.int64))
-    scale_bytes = 2 if isinstance(scheme.granularity, PerBlock) and groups >= LEAST_HALVES else 4
-    return groups * (scale_bytes + (0 if scheme.symmetric else scheme.storage.itemsize))

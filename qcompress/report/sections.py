@@ -17,6 +17,7 @@ from qcompress.results import (
     TaskMetrics,
     WeightRow,
 )
+from qcompress.types import Form
 
 LISTED = 20
 """Kept weights beyond this number are grouped by reason; the verbose report lists them all."""
@@ -202,12 +203,13 @@ def _coverage(coverage: tuple[WeightRow, ...], verbose: bool) -> list[Section]:
     if len(totals) > 1:
         totals.append(("all", "", *_sums(list(coverage))))
     columns = ("form", "scheme", "weights", "before kB", "after kB", "ratio")
-    found = [Section("Weights by form", _bits(coverage), columns, tuple(totals))] if totals else []
+    lines = (*_bits(coverage), *_zeros(coverage))
+    found = [Section("Weights by form", lines, columns, tuple(totals))] if totals else []
     kept = [row for row in coverage if row.form is None]
     if kept and not verbose:
         found.append(_kept(kept))
     if coverage and verbose:
-        found.append(Section("All weights (bytes)", (), _WEIGHT_COLUMNS, tuple(_weight(row) for row in coverage)))
+        found.append(Section("All weights (bytes)", (), *_without_empty(_WEIGHT_COLUMNS, tuple(map(_weight, coverage)))))
     return found
 
 
@@ -226,6 +228,23 @@ def _bits(coverage: tuple[WeightRow, ...]) -> tuple[str, ...]:
     return (told,)
 
 
+def _zeros(coverage: tuple[WeightRow, ...]) -> tuple[str, ...]:
+    """How many numbers pruning made zero, and what that is good for."""
+    pruned = [row for row in coverage if row.pruned and row.zeros is not None]
+    if not pruned:
+        return ()
+    zeros = sum(prod(row.shape) * (row.zeros or 0.0) for row in pruned)
+    share = zeros / max(sum(prod(row.shape) for row in pruned), 1)
+    lines = [
+        f"{share:.1%} of the numbers in {len(pruned)} pruned weights are zero: that makes the file smaller, not the model "
+        "faster, for no CPU kernel skips zeros"
+    ]
+    looked_up = [row.weight for row in pruned if "Gather" in row.operators and row.form != Form.FOLDED]
+    if looked_up:
+        lines.append(f"zeros of {_some(looked_up)} are stored like other numbers: rows are looked up among all of them")
+    return tuple(lines)
+
+
 def _kept(rows: list[WeightRow]) -> Section:
     """Each kept weight with its reason, or each reason with its weights where there are many."""
     if len(rows) <= LISTED:
@@ -241,15 +260,16 @@ def _kept(rows: list[WeightRow]) -> Section:
     return Section("Weights kept", (), ("reason", "weights", "kB", "which"), grouped)
 
 
-_WEIGHT_COLUMNS = ("weight", "layers", "shape", "before", "after", "bits", "entropy", "became")
+_WEIGHT_COLUMNS = ("weight", "layers", "shape", "before", "after", "bits", "entropy", "zeros", "became")
 
 
 def _weight(row: WeightRow) -> tuple[object, ...]:
     bits = None if row.bits is None else f"{row.bits:.4g}"
     entropy = None if row.entropy_bits is None else f"{row.entropy_bits:.3g}"
+    zeros = None if row.zeros is None else f"{row.zeros:.1%}"
     became = f"{row.form} {row.scheme or ''}".strip() if row.form else f"kept: {row.reason or 'no reason given'}"
     shape = f"{row.dtype} {_shape(row.shape)}"
-    return row.weight, _some(list(row.layers)), shape, row.bytes_before, row.bytes_after, bits, entropy, became
+    return row.weight, _some(list(row.layers)), shape, row.bytes_before, row.bytes_after, bits, entropy, zeros, became
 
 
 def _sums(rows: list[WeightRow]) -> tuple[object, ...]:

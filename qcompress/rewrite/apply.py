@@ -24,10 +24,16 @@ NOTHING_FITTED: Mapping[str, EncodedTensor] = {}
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """``biases``: those stored as int32 now, and their bytes. ``entropies``: weight -> bits per number of its codes."""
+    """What only the written weights tell.
+
+    ``biases``: those stored as int32 now, and their bytes. ``entropies``: weight -> bits per number of its codes. ``zeros``:
+    weight -> share of its numbers that are zero. ``saved``: weight -> bytes saved by not storing them.
+    """
 
     biases: Mapping[str, int]
     entropies: Mapping[str, float]
+    zeros: Mapping[str, float]
+    saved: Mapping[str, int]
 
 
 def apply_plan(
@@ -65,4 +71,4 @@ def apply_plan(
     remove_unused(model)
     narrow_halves(model)
     forget_made_up_names(model)
-    return Rewritten(context.biases, context.entropies)
+    return Rewritten(context.biases, context.entropies, context.zeros, context.saved)

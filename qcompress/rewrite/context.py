@@ -21,6 +21,7 @@ from qcompress.quantize import (
     least_scales_kept,
     quantize_weight,
     with_short_scales,
+    zero_share,
 )
 from qcompress.types import Array, EncodedTensor, QuantizedTensor, QuantScheme, Rounding
 
@@ -43,6 +44,10 @@ class Context:
     """Bias -> bytes it takes as int32, scales included."""
     entropies: dict[str, float] = field(default_factory=dict)
     """Weight -> entropy of its codes, bits per number."""
+    zeros: dict[str, float] = field(default_factory=dict)
+    """Weight -> share of its numbers that are zero."""
+    saved: dict[str, int] = field(default_factory=dict)
+    """Weight -> bytes fewer than all of its codes would take, where zeros are not stored."""
     dynamic_inputs: dict[Value, tuple[Value, Value, Value]] = field(default_factory=dict)
     """Tensor -> its dynamically quantized codes, scale and zero point, for all products that read it."""
 
@@ -132,4 +137,5 @@ def _noted(context: Context, layer: Layer, encoded: Encoded) -> Encoded:
     entropy = code_entropy(encoded)
     if entropy is not None:
         context.entropies[layer.name] = entropy
+    context.zeros[layer.name] = zero_share(encoded)
     return encoded

@@ -7,55 +7,18 @@ BitShift knows unsigned integers only, so packed codes count from 0: what 0 stan
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from qcompress.graph import Graph, Node, Value
-from qcompress.graph.edit import FLOAT, INT8, INT32, UINT8, AttributeValue
+from qcompress.graph import Value
+from qcompress.graph.edit import FLOAT, INT8, INT32, UINT8
 from qcompress.quantize import LEAST_HALVES, PLANES, pack
-from qcompress.rewrite.context import Context
+from qcompress.rewrite.chain import Chain, shape_of
+from qcompress.rewrite.sparse import Gaps, Zeros, put_back, take_out
 from qcompress.types import Array, CodebookTensor, PerBlock, QuantizedTensor
-
-
-@dataclass(slots=True)
-class Chain:
-    """Nodes written one after the other into one graph, not yet placed."""
-
-    context: Context
-    graph: Graph
-    steps: list[Value] = field(default_factory=list)
-
-    def node(
-        self,
-        op_type: str,
-        inputs: Sequence[Value | None],
-        output: str,
-        attributes: Mapping[str, AttributeValue] | None = None,
-    ) -> Value:
-        """A node behind the last one; returns its output."""
-        self.steps.append(self.context.editor(self.graph).node(op_type, inputs, output, attributes))
-        return self.steps[-1]
-
-    def constant(self, name: str, array: Array) -> Value:
-        """A new initializer of the graph."""
-        return self.context.editor(self.graph).constant(name, array)
-
-    def shared(self, name: str, array: Array) -> Value:
-        """A small initializer, the same for every weight of the graph that asks for this name."""
-        return self.context.shared_constant(self.graph, name, array)
-
-    def place_first(self) -> None:
-        """Put the nodes in front of all others."""
-        if self.steps:
-            self.context.editor(self.graph).place_before(self.graph[0], self.steps)
-
-    def place_before(self, node: Node) -> None:
-        """Put the nodes right before ``node``."""
-        if self.steps:
-            self.context.editor(self.graph).place_before(node, self.steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +27,7 @@ class Stored:
 
     ``planes``: one array of codes when they are not packed; else (bytes, 1) for each plane, or (rows, bytes, 1) ``by_rows``,
     where each row of the first axis starts with a new byte. ``shape``: of the codes. ``lowest``: the code that a stored 0 is.
+    ``gaps``: where zeros are that are not stored, None when all codes are.
     """
 
     planes: tuple[Value, ...]
@@ -71,6 +35,7 @@ class Stored:
     shape: tuple[int, ...]
     lowest: int = 0
     by_rows: bool = False
+    gaps: Gaps | None = None
 
     @property
     def is_packed(self) -> bool:
@@ -110,8 +75,35 @@ def _moved(codes: Array, shift: int, dtype: np.dtype[Any]) -> Array:
     return np.asarray(np.asarray(codes.astype(np.uint8)) + np.uint8(shift % 256)).astype(dtype)
 
 
-def store(chain: Chain, name: str, encoded: QuantizedTensor | CodebookTensor, codes: Array, by_rows: bool = False) -> Stored:
-    """Store codes, ``codes``, of the type and width that ``encoded`` has."""
+def store(
+    chain: Chain,
+    name: str,
+    encoded: QuantizedTensor | CodebookTensor,
+    codes: Array,
+    zeros: Zeros | None = None,
+) -> Stored:
+    """Store codes, ``codes``, of the type and width that ``encoded`` has, without those of zeros where that is smaller.
+
+    ``zeros``: the zero points when they are not all the same.
+    """
+    return store_sparse(chain, name, encoded, codes, zeros) or store_all(chain, name, encoded, codes)
+
+
+def store_sparse(
+    chain: Chain, name: str, encoded: QuantizedTensor | CodebookTensor, codes: Array, zeros: Zeros | None = None
+) -> Stored | None:
+    """Store the codes that are not zeros, None where all of them take less."""
+    taken = take_out(chain, name, encoded, codes, zeros)
+    if taken is None:
+        return None
+    values, gaps = taken
+    return replace(store_all(chain, name, encoded, values), shape=codes.shape, gaps=gaps)
+
+
+def store_all(
+    chain: Chain, name: str, encoded: QuantizedTensor | CodebookTensor, codes: Array, by_rows: bool = False
+) -> Stored:
+    """Store every code."""
     bits = encoded.scheme.bits
     if bits not in PLANES:
         return Stored((chain.constant(f"{name}/q", codes),), bits, codes.shape, by_rows=by_rows)
@@ -126,20 +118,34 @@ def store(chain: Chain, name: str, encoded: QuantizedTensor | CodebookTensor, co
 def integers(chain: Chain, stored: Stored, name: str) -> Value:
     """All codes as int8 or uint8, whichever their scheme has."""
     if not stored.is_packed:
-        return stored.planes[0]
+        return _whole(chain, stored, stored.planes[0], name)
     if stored.lowest:
-        counted = numbers(chain, stored, name, INT32)
+        counted = _numbers(chain, stored, name, INT32)
         lowest = chain.shared(f"lowest/{stored.bits}", np.asarray(stored.lowest, dtype=np.int32))
-        return chain.node("Cast", [chain.node("Add", [counted, lowest], f"{name}_signed")], f"{name}_codes", {"to": INT8})
-    if len(stored.planes) == 1:
-        return numbers(chain, stored, name, UINT8)
-    return chain.node("Cast", [numbers(chain, stored, name, INT32)], f"{name}_codes", {"to": UINT8})
+        codes = chain.node("Cast", [chain.node("Add", [counted, lowest], f"{name}_signed")], f"{name}_codes", {"to": INT8})
+    elif len(stored.planes) == 1:
+        codes = _numbers(chain, stored, name, UINT8)
+    else:
+        codes = chain.node("Cast", [_numbers(chain, stored, name, INT32)], f"{name}_codes", {"to": UINT8})
+    return _whole(chain, stored, codes, name)
 
 
 def numbers(chain: Chain, stored: Stored, name: str, element: int) -> Value:
     """All codes as numbers of a type, counted from ``lowest``; packed ones of one plane can also be UINT8."""
+    return _whole(chain, stored, _numbers(chain, stored, name, element), name, element)
+
+
+def _whole(chain: Chain, stored: Stored, values: Value, name: str, element: int | None = None) -> Value:
+    """The stored values with the zeros between them; ``element``: their type when it is not that of codes."""
+    return values if stored.gaps is None else put_back(chain, stored.gaps, values, name, element)
+
+
+def _numbers(chain: Chain, stored: Stored, name: str, element: int) -> Value:
+    """What is stored, as numbers of a type; in a row, perhaps with more behind it, when zeros are not."""
     if not stored.is_packed:
         return chain.node("Cast", [stored.planes[0]], f"{name}_cast", {"to": element})
+    if stored.gaps is not None:
+        return _combined(chain, stored, stored.planes, shape_of(chain, (-1,)), (name, element))
     outer = stored.shape[:1] if stored.by_rows else ()
     if not stored.is_padded:
         return _combined(chain, stored, stored.planes, shape_of(chain, stored.shape), (name, element))
@@ -225,8 +231,3 @@ def _cut(chain: Chain, stored: Stored, padded: Value, name: str) -> Value:
     count = int(np.prod(stored.row, dtype=np.int64))
     bounds = [shape_of(chain, (bound,)) for bound in (0, count, -1)]
     return chain.node("Slice", [padded, *bounds], f"{name}_cut")
-
-
-def shape_of(chain: Chain, shape: tuple[int, ...]) -> Value:
-    """A shape, one constant for all that want it."""
-    return chain.shared(f"shape/{'x'.join(map(str, shape))}", np.asarray(shape, dtype=np.int64))

@@ -11,8 +11,9 @@ from qcompress.decisions import Quantize
 from qcompress.graph import Graph, Node, Value
 from qcompress.graph.edit import FLOAT, take_over
 from qcompress.operators import Layer
+from qcompress.rewrite.chain import Chain
 from qcompress.rewrite.context import Context, encode_integers
-from qcompress.rewrite.storage import Chain, integers, plain, store
+from qcompress.rewrite.storage import integers, plain, store
 
 
 def write_dynamic(context: Context, layer: Layer, decision: Quantize) -> None:

@@ -10,9 +10,10 @@ from qcompress.decisions import Quantize
 from qcompress.graph import Graph, Node, Value
 from qcompress.graph.edit import FLOAT, INT32, take_over
 from qcompress.operators import Layer
+from qcompress.rewrite.chain import Chain
 from qcompress.rewrite.context import Context, encode
 from qcompress.rewrite.forms.parts import broadcastable, floats
-from qcompress.rewrite.storage import Chain, Stored, behind, halves_exact, plain, row_numbers, store
+from qcompress.rewrite.storage import Stored, behind, halves_exact, plain, row_numbers, store_all
 from qcompress.types import Array, CodebookTensor, EncodedTensor, NarrowTensor, PerBlock, PerTensor, QuantizedTensor, spread
 
 
@@ -49,9 +50,9 @@ class Table:
         return self.parts[name]
 
     def stored(self, encoded: QuantizedTensor | CodebookTensor) -> Stored:
-        """The codes, the same at every call."""
+        """All codes, zeros too: rows are looked up in them. The same at every call."""
         if self.codes is None:
-            self.codes = store(self.chain, self.layer.name, encoded, encoded.codes, by_rows=True)
+            self.codes = store_all(self.chain, self.layer.name, encoded, encoded.codes, by_rows=True)
         return self.codes
 
     def scale(self, encoded: QuantizedTensor) -> Value:

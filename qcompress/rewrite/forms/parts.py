@@ -8,7 +8,9 @@ import numpy as np
 
 from qcompress.graph import Value
 from qcompress.graph.edit import FLOAT
-from qcompress.rewrite.storage import Chain, integers, scales, store
+from qcompress.rewrite.chain import Chain
+from qcompress.rewrite.sparse import Zeros
+from qcompress.rewrite.storage import integers, scales, store
 from qcompress.types import Array, PerBlock, PerChannel, PerTensor, QuantizedTensor, QuantScheme
 
 
@@ -17,11 +19,19 @@ def dequantize(chain: Chain, quantized: QuantizedTensor, name: str, write_zeros:
 
     Zero points that are 0 are left out unless ``write_zeros``: the operator implies them, but Gemm fuses only with them.
     """
-    stored = store(chain, name, quantized, quantized.codes)
+    written = write_zeros or not (quantized.scheme.symmetric and quantized.scheme.signed)
+    zero_points = chain.constant(f"{name}/z", quantized.zero_point) if written else None
+    stored = store(chain, name, quantized, quantized.codes, zeros_of(quantized, zero_points))
     inputs = [integers(chain, stored, name), scales(chain, quantized, quantized.scale, name)]
-    if write_zeros or not (quantized.scheme.symmetric and quantized.scheme.signed):
-        inputs.append(chain.constant(f"{name}/z", quantized.zero_point))
-    return inputs
+    return inputs if zero_points is None else [*inputs, zero_points]
+
+
+def zeros_of(quantized: QuantizedTensor, zero_points: Value | None) -> Zeros | None:
+    """The zero points as sparse storage wants them; ``zero_points``: a constant that holds them."""
+    if zero_points is None:
+        return None
+    parts = broadcastable(quantized)
+    return Zeros(zero_points, parts.zero_point, parts.codes.shape)
 
 
 def dequantize_attributes(quantized: QuantizedTensor) -> dict[str, int]:
@@ -62,11 +72,11 @@ def broadcastable(quantized: QuantizedTensor) -> Broadcastable:
     return Broadcastable(codes.reshape(split), np.expand_dims(scale, axis + 1), np.expand_dims(zero_point, axis + 1))
 
 
-def as_float(chain: Chain, zero_point: Array, name: str) -> Value:
-    """Zero points as floats: a vector keeps its integers in the file."""
-    if zero_point.size == 1:
-        return chain.constant(f"{name}/z", zero_point.astype(np.float32))
-    return chain.node("Cast", [chain.constant(f"{name}/z", zero_point)], f"{name}_zeros", {"to": FLOAT})
+def as_float(chain: Chain, zero_point: Array | Value, name: str) -> Value:
+    """Zero points as floats: a vector keeps its integers in the file, and is there already."""
+    if isinstance(zero_point, Value):
+        return chain.node("Cast", [zero_point], f"{name}_zeros", {"to": FLOAT})
+    return chain.constant(f"{name}/z", zero_point.astype(np.float32))
 
 
 def floats(chain: Chain, scheme: QuantScheme, numbers: Value, lowest: int, zeros: Value | None) -> Value:

@@ -11,9 +11,10 @@ from qcompress.operators import Layer, Role
 from qcompress.operators.flow import bias_holder
 from qcompress.operators.table import OPERATORS
 from qcompress.quantize import least_weight_scale, quantize_bias
+from qcompress.rewrite.chain import Chain
 from qcompress.rewrite.context import Context, encode_integers
 from qcompress.rewrite.forms.parts import dequantize, dequantize_attributes
-from qcompress.rewrite.storage import Chain, with_sign
+from qcompress.rewrite.storage import with_sign
 from qcompress.types import Array, QuantizedTensor
 
 COMPUTED_SCALES = 32

@@ -10,10 +10,11 @@ from qcompress.graph.edit import FLOAT, INT4, UINT4, four_bits, is_constant, set
 from qcompress.operators import Layer, Role
 from qcompress.operators.flow import clip_bounds
 from qcompress.operators.support import BLOCKS
+from qcompress.rewrite.chain import Chain, shape_of
 from qcompress.rewrite.context import Context, encode_integers
 from qcompress.rewrite.forms.gathered import Table, gather_rows
-from qcompress.rewrite.forms.parts import dequantize, dequantize_attributes
-from qcompress.rewrite.storage import Chain, integers, plain, scales, shape_of
+from qcompress.rewrite.forms.parts import dequantize, dequantize_attributes, zeros_of
+from qcompress.rewrite.storage import integers, plain, scales, store_sparse
 from qcompress.types import Array, PerBlock, PerChannel, PerTensor, QuantizedTensor
 
 
@@ -98,9 +99,15 @@ def _stored(chain: Chain, name: str, quantized: QuantizedTensor, as_four: bool) 
     """What DequantizeLinear reads, stored as it is read; zero points, if any, in bytes."""
     if not as_four:
         return dequantize(chain, quantized, name)
-    codes = chain.constant(f"{name}/q", four_bits(quantized.codes))
+    zero_points = None if quantized.scheme.symmetric else chain.constant(f"{name}/z", quantized.zero_point)
+    stored = store_sparse(chain, name, quantized, quantized.codes, zeros_of(quantized, zero_points))
+    if stored is None:
+        codes = chain.constant(f"{name}/q", four_bits(quantized.codes))
+    else:
+        kind = INT4 if quantized.scheme.signed else UINT4
+        codes = chain.node("Cast", [integers(chain, stored, name)], f"{name}_four", {"to": kind})
     inputs = [codes, scales(chain, quantized, quantized.scale, name)]
-    return inputs if quantized.scheme.symmetric else [*inputs, chain.constant(f"{name}/z", quantized.zero_point)]
+    return inputs if zero_points is None else [*inputs, zero_points]
 
 
 def _turned(chain: Chain, table: Table, quantized: QuantizedTensor, as_four: bool) -> list[Value]:

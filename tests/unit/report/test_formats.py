@@ -87,3 +87,15 @@ def test_an_unknown_format_is_a_usage_error(bare):
 
 def test_suffixes_lead_to_formats():
     assert set(SUFFIXES.values()) <= set(FORMATS)
+
+
+@pytest.mark.parametrize("fmt", ["table", "markdown"])
+def test_pruned_weights_are_said_not_to_run_faster(full, fmt):
+    assert "zero" not in render(full, fmt).lower().replace("opset", "")
+    rows = tuple(replace(row, zeros=0.5, pruned=row.form is not None) for row in full.coverage)
+    text = " ".join(render(replace(full, coverage=rows), fmt, RenderOptions(verbose=True)).split())
+    assert "50.0% of the numbers in 1 pruned weights are zero" in text
+    assert "not the model faster, for no CPU kernel skips zeros" in text
+    assert "looked up" not in text
+    tables = (replace(rows[0], operators=("Gather",), form="gathered"),)
+    assert "stored like other numbers" in " ".join(render(replace(full, coverage=tables), fmt).split())

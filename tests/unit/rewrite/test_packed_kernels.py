@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from test_bodies import CASES
+from test_sparse_storage import thinned
 from text_models import check, draw, plan_by_hand, prepared, run, sqnr, three_ways, with_rounded_weights
 
 from qcompress.measure.kernels import measure_kernels
@@ -40,9 +41,17 @@ TIED = (
 )
 
 
-def kernels(folder, net, form, scheme, opset):
-    """The kernels of the model that has every weight that can in the form, and how close it is to the rounded weights."""
+def kernels(folder, net, form, scheme, opset, zeros=0.0):
+    """The kernels of the model that has every weight that can in the form, and how close it is to the rounded weights.
+
+    ``zeros``: the share of numbers in large weights that are made zero first; then some must be stored without them.
+    """
     body, signature, weights, feed = net
+    if zeros:
+        weights = {
+            name: thinned(draw(name, *what), zeros) if isinstance(what, tuple) and np.prod(what) > 1000 else what
+            for name, what in weights.items()
+        }
     text = f'<ir_version: 10, opset_import: ["": {opset}]> net {signature} {{ {body} }}'
     model = prepared(folder, text, weights)
     wanted = parse_scheme(scheme)
@@ -51,7 +60,8 @@ def kernels(folder, net, form, scheme, opset):
     rounded = with_rounded_weights(model, plan)
     plan = plan_by_hand(rounded, forms, feed, scheme) if form is STATIC else plan
     expected = run(rounded, feed, Optimization.DISABLED)
-    apply_plan(plan, model)
+    done = apply_plan(plan, model)
+    assert bool(done.saved) is bool(zeros)
     check(model)
     for found in three_ways(model, feed).values():
         assert sqnr(found[0], expected[0]) > 20
@@ -124,6 +134,30 @@ def test_what_clips_a_product_does_not_keep_its_weight_from_the_kernel(product, 
         {"x": draw("x", 4, 64)},
     )
     assert kernels(tmp_path, net, WEIGHT_ONLY, "int8/channel", opset)["MatMulNBits"] == 2
+
+
+@pytest.mark.parametrize("scheme", ["int8/channel", "int4/channel", "uint8/asym/channel"])
+def test_sparse_static_layers_run_on_integer_kernels(scheme, tmp_path):
+    found = kernels(tmp_path, CONVS, STATIC, scheme, CHANNEL_SCALES, 0.9)
+    assert found["QLinearConv"] == 2
+    assert found["QGemm"] == 1
+
+
+@pytest.mark.parametrize("scheme", ["int8/channel", "int4/channel"])
+def test_sparse_products_fuse(scheme, tmp_path):
+    found = kernels(tmp_path, PRODUCTS, DYNAMIC, scheme, CHANNEL_SCALES, 0.9)
+    assert found["DynamicQuantizeMatMul"] + found["MatMulIntegerToFloat"] == 3
+    assert kernels(tmp_path, PRODUCTS, STATIC, scheme, CHANNEL_SCALES, 0.9) == {"QGemm": 2, "QLinearMatMul": 1}
+
+
+@pytest.mark.parametrize("opset", [CHANNEL_SCALES, BLOCKS])
+@pytest.mark.parametrize(
+    "scheme", ["int8/channel", "int4/channel", "uint4/asym/channel", "int4/block32", "uint8/asym/block16"]
+)
+def test_sparse_codes_are_multiplied_as_codes(scheme, opset, tmp_path):
+    if "block" in scheme and opset < BLOCKS:
+        return
+    assert kernels(tmp_path, PRODUCTS, WEIGHT_ONLY, scheme, opset, 0.9)["MatMulNBits"] == 3
 
 
 def optimized(content, folder):
