@@ -39,8 +39,13 @@ from qcompress.pipeline.opening import (
     plan_settings,
     timed_threads,
 )
-from qcompress.pipeline.pruning import planned_from, start_of
 from qcompress.plan.coverage import coverage, with_biases, with_entropies, with_zeros
+from qcompress.planning import (
+    Planned,
+    find_codes,
+    make_plan,
+    open_workplace,
+)
 from qcompress.progress import SILENT, Progress
 from qcompress.recipe import Recipe, load_recipe
 from qcompress.results import AccuracyReport, DataFacts, Gates, LatencyReport, Report
@@ -83,7 +88,7 @@ def compress(
     done = apply_plan(plan, prepared, progress, planned.codes)
     rows = with_entropies(with_biases(rows, done.biases), done.entropies)
     rows = with_zeros(rows, done.zeros, done.saved, plan.prunes)
-    if not any(row.form for row in rows) and not plan.channels:
+    if not any(row.form for row in rows):
         raise NothingToCompressError(f"{source}: no weight can be compressed", "qcompress inspect says why")
     with TemporaryDirectory(prefix=".qcompress-", dir=folder_of(target)) as folder:
         written = Path(folder) / target.name
