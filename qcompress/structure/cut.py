@@ -55,19 +55,35 @@ def _slice_constants(model: Model, groups: Groups, removed: Mapping[str, Array])
 
 
 def _rewrite_numbers(model: Model, groups: Groups, removed: Mapping[str, Array]) -> None:
-    values: dict[tuple[str, str | int], list[int]] = {}
+    values: dict[tuple[str, str | int, tuple[str, int] | None], list[int]] = {}
     for name, units in removed.items():
         for number in groups[name].numbers:
-            slot = values.setdefault((number.node, number.place), list(number.values))
+            slot = values.setdefault((number.node, number.place, number.reader), list(number.values))
             slot[number.element] -= number.share * len(units)
-    nodes = {node.name: node for node in model.graph}
-    editor = Editor(model.graph) if values else None
-    for (name, place), numbers in values.items():
-        node = nodes[name]
+    if not values:
+        return
+    nodes, editor = {node.name: node for node in model.graph}, Editor(model.graph)
+    for (name, place, reader), numbers in values.items():
         if isinstance(place, str):
-            set_attribute(node, place, numbers[0])
-        elif editor is not None:
+            set_attribute(nodes[name], place, numbers[0])
+        else:
+            node = nodes[name] if reader is None else _own_concat(nodes[reader[0]], reader[1], editor)
             _write_input(node, place, numbers, editor)
+
+
+def _own_concat(reader: Node, index: int, editor: Editor) -> Node:
+    """The Concat that makes a shape for one node, written once more when others read it too."""
+    value = reader.inputs[index]
+    joined = None if value is None else value.producer()
+    if value is None or joined is None:
+        raise ValueError(f"{reader.name!r} does not read a computed shape")
+    if len(value.uses()) == 1 and not value.is_graph_output():
+        return joined
+    copy = editor.node("Concat", joined.inputs, value.name or "shape", {"axis": 0})
+    copy.type, copy.shape = value.type, value.shape
+    editor.place_before(reader, [copy])
+    reader.replace_input_with(index, copy)
+    return _own_concat(reader, index, editor)
 
 
 def _write_input(node: Node, index: int, numbers: list[int], editor: Editor) -> None:

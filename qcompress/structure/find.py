@@ -15,7 +15,7 @@ from qcompress.structure.groups import Blocked, ChannelGroup, Extent, Groups, Nu
 from qcompress.structure.positions import At, Components
 from qcompress.structure.rules import RULES, SHAPE_RULES
 from qcompress.structure.rules.common import block_node
-from qcompress.structure.trace import Role, Trace, label
+from qcompress.structure.trace import Role, Slot, Trace, label
 from qcompress.types import Array
 
 
@@ -131,14 +131,15 @@ def _group(kind: _Kind, trace: Trace, parts: Components, order: Mapping[Value, i
         value, axis = at
         nodes = tuple(dict.fromkeys(use.node.name or "" for use in value.uses()))
         slices[role].append(Slice(value.name or "", axis, _indices(labels, at, trace, parts), nodes))
-    numbers = [
-        Number(slot.node.name or "", slot.place, slot.values, slot.element, kind.axes[at] // divisor)
-        for slot, at, divisor in trace.follows.values()
-        if at in kind.axes
-    ]
+    numbers = [_number(slot, kind.axes[at] // divisor) for slot, at, divisor in trace.follows.values() if at in kind.axes]
     tensors = [Extent(value.name or "", axis, share) for (value, axis), share in kind.axes.items() if not is_constant(value)]
     producers, consumers, others = (tuple(slices[role]) for role in (Role.PRODUCER, Role.CONSUMER, None))
     return ChannelGroup(producers[0].constant, len(labels), producers, consumers, others, tuple(numbers), tuple(tensors))
+
+
+def _number(slot: Slot, share: int) -> Number:
+    reader = None if slot.reader is None else (slot.reader[0].name or "", slot.reader[1])
+    return Number(slot.node.name or "", slot.place, slot.values, slot.element, share, reader)
 
 
 def _in_order(kind: _Kind, constants: list[At], trace: Trace, parts: Components) -> Array:

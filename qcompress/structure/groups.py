@@ -36,7 +36,8 @@ class Number:
     """A number that says how many channels there are, in an attribute or in a constant that says a shape.
 
     ``place``: name of the attribute, or index of the input of the node. ``values``: what stands there in the uncut model.
-    ``element``: which of ``values`` shrinks. ``share``: by how much for each unit that is removed.
+    ``element``: which of ``values`` shrinks. ``share``: by how much for each unit that is removed. ``reader``: name and input of
+    the node for which alone it shrinks; None when it is for all that read it.
     """
 
     node: str
@@ -44,6 +45,7 @@ class Number:
     values: tuple[int, ...]
     element: int
     share: int
+    reader: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -25,19 +25,27 @@ class Role(Enum):
     CONSUMER = "summed"
 
 
+Key = tuple[Node, int | str, int, tuple[Node, int] | None]
+
+
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where a number of a shape stands: element ``element`` of the constant (or attribute) ``place`` of a node."""
+    """Where a number of a shape stands: element ``element`` of the constant (or attribute) ``place`` of a node.
+
+    ``reader``: the node and input for which the node, a Concat, can be written once more; None where all that read the
+    number get the new one.
+    """
 
     node: Node
     place: int | str
     values: tuple[int, ...]
     element: int
+    reader: tuple[Node, int] | None = None
 
     @property
-    def key(self) -> tuple[Node, int | str, int]:
+    def key(self) -> Key:
         """What makes it the same slot."""
-        return self.node, self.place, self.element
+        return self.node, self.place, self.element, self.reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +70,9 @@ class Trace(Positions):
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         super().__init__(shapes)
         self.roles: dict[At, set[Role]] = {}
-        self.follows: dict[tuple[Node, int | str, int], tuple[Slot, At, int]] = {}
+        self.follows: dict[Key, tuple[Slot, At, int]] = {}
         self._vectors: dict[Value, Vector] = {}
-        self._frozen: set[tuple[Node, int | str, int]] = set()
+        self._frozen: set[Key] = set()
         self._steady: set[At] = set()
         self._consumed: set[tuple[Node, int]] = set()
 
@@ -173,7 +181,7 @@ class Trace(Positions):
         if element.number != self.size(at):
             self.block(at, f"{label(node)}: {AT_RUN_TIME}")
         elif element.slot is not None:
-            self.follow(element.slot, at)
+            self.follow(_own(element.slot, node, index), at)
         elif element.dim is not None:
             self.tie(element.dim, at)
         else:
@@ -203,6 +211,13 @@ class Trace(Positions):
                 self._frozen.add(element.slot.key)
                 if element.slot.key in self.follows:
                     self.block(self.follows[element.slot.key][1], f"{label(node)} computes with its size")
+
+
+def _own(slot: Slot, node: Node, index: int) -> Slot:
+    """The slot for one reader alone, when that reads the very Concat the number stands at."""
+    value = node.inputs[index]
+    own = value is not None and value.producer() is slot.node and slot.node is not node
+    return replace(slot, reader=(node, index)) if own else slot
 
 
 def label(node: Node) -> str:
