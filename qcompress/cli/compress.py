@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -18,6 +18,7 @@ from qcompress.cli.guard import Talk
 from qcompress.cli.limits import GateChoice, limit_options
 from qcompress.cli.output import deliver
 from qcompress.cli.paths import check_report_names, check_targets, existing, input_files
+from qcompress.cli.pruning import PruneChoice, prune_options
 from qcompress.cli.searching import CostChoice, EffortChoice, cost_options, effort_options
 from qcompress.errors import ExitCode, OutputError, RecipeError, UsageError
 
@@ -65,6 +66,7 @@ job_options = shared.bundle(
 @click.command(context_settings=shared.CONTEXT)
 @job_options
 @shared.recipe_options
+@prune_options
 @shared.data_options
 @shared.run_options
 @effort_options
@@ -78,6 +80,7 @@ def compress(
     talk: Talk,
     job: Job,
     recipe_choice: shared.RecipeChoice,
+    prune_choice: PruneChoice,
     data_choice: shared.DataChoice,
     run_choice: shared.RunChoice,
     effort_choice: EffortChoice,
@@ -94,7 +97,7 @@ def compress(
     accuracy: 1 % of agreement with the original, unless --max-accuracy-drop says otherwise.
     """
     with automation_choice.watch(str(job.model)) as start:
-        _check(job, recipe_choice, cost_choice)
+        _check(job, {**recipe_choice.changes(), **prune_choice.changes()}, cost_choice)
         check_report_names(report_choice.report)
         results = [*([] if job.output == STDOUT else [Path(job.output)]), *report_choice.report, *automation_choice.files]
         inputs = input_files(job.model) + existing(
@@ -102,7 +105,7 @@ def compress(
         )
         check_targets(results, inputs)
         cost_choice.check(inputs, results, job.data)
-        recipe = recipe_choice.load()
+        recipe = recipe_choice.load(prune_choice)
         recipe = replace(recipe, gates=gate_choice.load(recipe.gates, run_choice.metric))
         if recipe.gates.min_speedup is not None and not run_choice.latency:
             raise UsageError("a speed-up that is not measured cannot be checked", "leave --no-latency or --min-speedup away")
@@ -134,9 +137,9 @@ def _work(job: Job, recipe: Recipe, options: RunOptions, talk: Talk) -> tuple[Re
     return replace(report, target=STDOUT), sys.stderr
 
 
-def _check(job: Job, recipe_choice: shared.RecipeChoice, cost_choice: CostChoice) -> None:
-    """Refuse options that do not go together before the long work starts."""
-    if job.plan is not None and recipe_choice.changes():
+def _check(job: Job, changes: Mapping[str, object], cost_choice: CostChoice) -> None:
+    """Refuse options that do not go together before the long work starts; ``changes``: to the recipe."""
+    if job.plan is not None and changes:
         raise UsageError("--plan already says what is done to each layer", "leave the options that change the recipe away")
     if job.plan is not None and (job.pick is not None or cost_choice.cost_file is not None):
         other = "--pick" if job.pick is not None else "--cost-file"

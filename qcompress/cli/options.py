@@ -18,6 +18,7 @@ from qcompress.cli.parameters import ImageSize, LazyChoice, Numbers
 from qcompress.errors import UsageError
 
 if TYPE_CHECKING:
+    from qcompress.cli.pruning import PruneChoice
     from qcompress.data import DataOptions
     from qcompress.pipeline import RunOptions
     from qcompress.recipe import Mode, Objective, RangeMethod, Recipe
@@ -70,11 +71,11 @@ class RecipeChoice:
     correct_bias: bool | None
     outputs: tuple[str, ...]
 
-    def load(self) -> Recipe:
-        """The recipe with the changes applied.
+    def load(self, pruning: PruneChoice | None = None) -> Recipe:
+        """The recipe with the changes applied, also those to what is pruned.
 
         Raises:
-            RecipeError: no such recipe, or a scheme that is none.
+            RecipeError: no such recipe, or a value that is not possible.
         """
         from qcompress.recipe import load_recipe
         from qcompress.types import QuantScheme, parse_scheme
@@ -83,7 +84,8 @@ class RecipeChoice:
         for key, parse in (("weights", parse_scheme), ("activations", QuantScheme.parse)):
             if key in changes:
                 changes[key] = parse(changes[key])
-        return replace(load_recipe(self.recipe), **changes)
+        recipe = load_recipe(self.recipe)
+        return replace(recipe if pruning is None else pruning.apply(recipe), **changes)
 
     def changes(self) -> dict[str, Any]:
         """The options that were given and differ from the recipe, by the recipe's field."""

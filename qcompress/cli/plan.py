@@ -16,6 +16,7 @@ from qcompress.cli.guard import Talk
 from qcompress.cli.limits import GateChoice, limit_options
 from qcompress.cli.output import wanted
 from qcompress.cli.paths import check_targets, existing, input_files, write_text
+from qcompress.cli.pruning import PruneChoice, prune_options
 from qcompress.cli.searching import CostChoice, EffortChoice, cost_options, effort_options
 from qcompress.errors import UsageError
 
@@ -65,6 +66,7 @@ job_options = shared.bundle(
 @click.command(context_settings=shared.CONTEXT)
 @job_options
 @shared.recipe_options
+@prune_options
 @shared.data_options
 @effort_options
 @cost_options
@@ -74,6 +76,7 @@ def plan(
     talk: Talk,
     job: PlanJob,
     recipe_choice: shared.RecipeChoice,
+    prune_choice: PruneChoice,
     data_choice: shared.DataChoice,
     effort_choice: EffortChoice,
     cost_choice: CostChoice,
@@ -92,7 +95,7 @@ def plan(
     cost_choice.check(inputs, targets, job.data)
     from qcompress import pipeline
 
-    recipe = recipe_choice.load()
+    recipe = recipe_choice.load(prune_choice)
     recipe = replace(recipe, gates=gate_choice.load(recipe.gates, job.metric))
     options = pipeline.RunOptions(threads=job.threads, held_out=job.held_out, data=data_choice.load(), metric=job.metric)
     options = effort_choice.apply(cost_choice.apply(options))

@@ -36,16 +36,10 @@ from qcompress.pipeline.opening import (
     open_evaluation,
     open_parts,
     open_timing,
-    plan_settings,
     timed_threads,
 )
+from qcompress.pipeline.pruning import planned_from, start_of
 from qcompress.plan.coverage import coverage, with_biases, with_entropies, with_zeros
-from qcompress.planning import (
-    Planned,
-    find_codes,
-    make_plan,
-    open_workplace,
-)
 from qcompress.progress import SILENT, Progress
 from qcompress.recipe import Recipe, load_recipe
 from qcompress.results import AccuracyReport, DataFacts, Gates, LatencyReport, Report
@@ -75,20 +69,18 @@ def compress(
     prepared = load_prepared(source, recipe, None if plan is None else plan.opset)
     parts = open_parts(prepared, data, options)
     evaluation = open_evaluation(prepared, eval_data, parts, options)
-    if plan is None:
-        planned = make_plan(prepared, recipe, parts, plan_settings(prepared, recipe, options), progress)
-    elif plan.source != digest(source):
+    if plan is not None and plan.source != digest(source):
         raise RecipeError("the plan was made for another model", f"make it again: qcompress plan {source}")
-    else:
-        work = open_workplace(prepared, recipe, parts, plan_settings(prepared, recipe, options), progress)
-        planned = Planned(plan, find_codes(work, plan))
-    plan = planned.plan
-    promise = Promise(recipe.budget if plan.budget is None else plan.budget, judged_outputs(prepared, recipe.outputs))
-    rows = coverage(find_layers(prepared), plan.weights)
-    done = apply_plan(plan, prepared, progress, planned.codes)
+    promise = Promise(_promised(plan, recipe, options), judged_outputs(prepared, recipe.outputs))
+    with start_of(prepared, recipe, parts, options, progress, plan) as start:
+        made = planned_from(start, plan, parts, options, progress)
+        rows = coverage(find_layers(start.model), made.plan.weights)
+        prepared = start.model
+        done = apply_plan(made.plan, prepared, progress, made.codes)
+        plan = start.finished(made.plan, source, promise.budget, prepared) if plan is None else plan
     rows = with_entropies(with_biases(rows, done.biases), done.entropies)
     rows = with_zeros(rows, done.zeros, done.saved, plan.prunes)
-    if not any(row.form for row in rows):
+    if not any(row.form for row in rows) and not plan.channels:
         raise NothingToCompressError(f"{source}: no weight can be compressed", "qcompress inspect says why")
     with TemporaryDirectory(prefix=".qcompress-", dir=folder_of(target)) as folder:
         written = Path(folder) / target.name
@@ -162,6 +154,13 @@ def compare_models(
         gates=check_gates(gates or Gates(), size, latency, accuracy),
         versions=versions(),
     )
+
+
+def _promised(plan: CompressionPlan | None, recipe: Recipe, options: RunOptions) -> float:
+    """What may be lost at most: of a plan that is replayed what it was made for."""
+    if plan is not None:
+        return recipe.budget if plan.budget is None else plan.budget
+    return budget_for(recipe, options)
 
 
 def _budget_of(plan: CompressionPlan, recipe: Recipe, options: RunOptions) -> float | None:

@@ -6,23 +6,26 @@ from pathlib import Path
 
 from qcompress.data import Parts
 from qcompress.decisions import CompressionPlan
+from qcompress.errors import RecipeError
 from qcompress.graph import Model
 from qcompress.pipeline.opening import (
     RunOptions,
+    budget_for,
     load_prepared,
     open_parts,
     plan_settings,
 )
+from qcompress.pipeline.pruning import planned_from, start_of
 from qcompress.planning import (
     FrontierPoint,
     PlanSettings,
     RankedLoss,
     make_frontier,
-    make_plan,
     rank_losses,
 )
 from qcompress.progress import SILENT, Progress
 from qcompress.recipe import Recipe, load_recipe
+from qcompress.rewrite import apply_plan
 
 
 def plan_compression(
@@ -38,7 +41,17 @@ def plan_compression(
     Raises:
         QcompressError: the model, data or recipe cannot be used.
     """
-    return make_plan(*_set_up(source, recipe, data, options or RunOptions()), progress).plan
+    source, options = Path(source), options or RunOptions()
+    recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    prepared = load_prepared(source, recipe)
+    parts = open_parts(prepared, data, options)
+    with start_of(prepared, recipe, parts, options, progress) as start:
+        made = planned_from(start, None, parts, options, progress)
+        if start.pruned is None:
+            return made.plan
+        written = start.model.clone()
+        apply_plan(made.plan, written, progress, made.codes)
+        return start.finished(made.plan, source, budget_for(recipe, options), written)
 
 
 def plan_frontier(
@@ -54,7 +67,10 @@ def plan_frontier(
     Raises:
         QcompressError: the model, data or recipe cannot be used, or there is too little data to choose on.
     """
-    return make_frontier(*_set_up(source, recipe, data, options or RunOptions()), progress)
+    prepared, recipe, parts, settings = _set_up(source, recipe, data, options or RunOptions())
+    if recipe.pruning.is_wanted:
+        raise RecipeError("there is no frontier of pruned models", "leave pruning away, or ask for a plan")
+    return make_frontier(prepared, recipe, parts, settings, progress)
 
 
 def measure_sensitivity(

@@ -1,5 +1,6 @@
 """Pruning as a stage of its own: a float model goes in, a float model with fewer weights comes out."""
 
-from qcompress.planning.pruning.stage import Pruned, prune_model, replay_pruning
+from qcompress.planning.pruning.stage import Pruned, prune_model, replay_pruning, stored_exactly
+from qcompress.planning.pruning.tasks import EXACT
 
-__all__ = ["Pruned", "prune_model", "replay_pruning"]
+__all__ = ["EXACT", "Pruned", "prune_model", "replay_pruning", "stored_exactly"]

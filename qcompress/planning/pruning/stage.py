@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from qcompress.decisions import CompressionPlan, Keep, Quantize
 from qcompress.errors import RecipeError
-from qcompress.graph import Model
+from qcompress.graph import Model, digest
 from qcompress.graph.edit import set_constant
-from qcompress.operators import Layer, find_layers
+from qcompress.operators import Layer, find_layers, why_not_stored
 from qcompress.planning.losses import LossMeter
 from qcompress.planning.make import PlanSettings, choosing_feeds, loss_meter, most_runs
 from qcompress.planning.pruning.gradients import weigh_gradients
 from qcompress.planning.pruning.sparsity import Gradients, data_of, globally_ranked, measured, prunable, same_share
-from qcompress.planning.pruning.tasks import PruneTask, Shrink
+from qcompress.planning.pruning.tasks import EXACT, PruneTask, Shrink
 from qcompress.planning.readings import readings_of
 from qcompress.planning.walk import WalkSettings, walk
 from qcompress.planning.widths import elements
@@ -21,7 +22,10 @@ from qcompress.planning.work import Workplace
 from qcompress.prune import CRITERIA, prune_weight
 from qcompress.quantize import Evidence
 from qcompress.rewrite.bias import shift_biases
-from qcompress.types import Array, Criterion, Prune, Spread
+from qcompress.types import Array, Criterion, Form, Prune, Spread
+
+LEAST_ZEROS = 0.05
+"""Share of zeros from which it pays to store one bit for each number instead of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,21 @@ def apply_prunes(work: Workplace, prunes: Mapping[str, Prune], gradients: Gradie
         set_constant(own[name].weight, item.tensor.dequantize())
     shift_biases(model, {node: shift for item in settled.values() for node, shift in item.shifts.items()})
     return model
+
+
+def stored_exactly(work: Workplace, prunes: Mapping[str, Prune]) -> CompressionPlan:
+    """The plan that stores pruned weights in their own type, without their zeros, and leaves the others as they are."""
+    weights: dict[str, Quantize | Keep] = {}
+    for layer in work.layers:
+        reason = (
+            layer.reason or ("" if layer.name in prunes else "is not pruned") or why_not_stored(layer, Form.FOLDED, EXACT)
+        )
+        if not reason and float((layer.array == 0.0).mean()) < LEAST_ZEROS:
+            reason = "has too few zeros to leave them out"
+        weights[layer.name] = Keep(reason) if reason else Quantize(Form.FOLDED, EXACT)
+    return CompressionPlan(
+        digest(work.model.path), work.recipe.name, weights, work.recipe.activations, opset=work.model.opset
+    )
 
 
 def walk_settings(work: Workplace) -> WalkSettings:

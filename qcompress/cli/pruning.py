@@ -1,0 +1,109 @@
+"""Options that say what is pruned: how much, in which pattern, by which criterion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from qcompress.cli.options import Command, bundle
+from qcompress.cli.parameters import LazyChoice, Share
+
+if TYPE_CHECKING:
+    from qcompress.recipe import Recipe
+    from qcompress.types import Criterion, Spread
+
+
+@dataclass(frozen=True, slots=True)
+class PruneChoice:
+    """What is pruned, as far as the command line says; None leaves the recipe's own value."""
+
+    prune: float | None
+    prune_threshold: float | None
+    prune_pattern: str | None
+    prune_criterion: Criterion | None
+    prune_spread: Spread | None
+    prune_compensate: bool | None
+
+    def changes(self) -> dict[str, Any]:
+        """The options that were given, by the field of ``Pruning``; patterns still as text."""
+        names = {"prune": "amount"}
+        values = {names.get(item.name, item.name.removeprefix("prune_")): getattr(self, item.name) for item in fields(self)}
+        return {key: value for key, value in values.items() if value is not None}
+
+    def apply(self, recipe: Recipe) -> Recipe:
+        """The recipe with these changes to what is pruned.
+
+        Raises:
+            RecipeError: a value that is not possible, or two that exclude each other.
+        """
+        from qcompress.recipe import merged
+        from qcompress.types import Pattern
+
+        changes = self.changes()
+        if "pattern" in changes:
+            changes["pattern"] = Pattern.parse(changes["pattern"])
+        return replace(recipe, pruning=merged(recipe.pruning, changes)) if changes else recipe
+
+
+def _criteria() -> type[StrEnum]:
+    from qcompress.types import Criterion
+
+    return Criterion
+
+
+def _spreads() -> type[StrEnum]:
+    from qcompress.types import Spread
+
+    return Spread
+
+
+def _options(amount: tuple[str, ...], prefix: str) -> Callable[[Command], Command]:
+    """The options of ``PruneChoice``; ``amount``: what the share is called, ``prefix``: of all others."""
+    return bundle(
+        "prune_choice",
+        PruneChoice,
+        click.option(
+            *amount,
+            "prune",
+            type=Share(),
+            metavar="SHARE",
+            help="Prune this share of all weights, or of the multiply-adds with pattern channel: 50% or 0.5.",
+        ),
+        click.option(
+            f"--{prefix}threshold", "prune_threshold", type=float, metavar="T", help="Prune weights that score less than T."
+        ),
+        click.option(
+            f"--{prefix}pattern",
+            "prune_pattern",
+            metavar="PATTERN",
+            help="unstructured, channel, N:M as in 2:4, or block8: runs of 8 weights.",
+        ),
+        click.option(
+            f"--{prefix}criterion",
+            "prune_criterion",
+            type=LazyChoice(_criteria),
+            help="Which weights count least; the best that the data allows if not given.",
+        ),
+        click.option(
+            f"--{prefix}spread",
+            "prune_spread",
+            type=LazyChoice(_spreads),
+            help="How the share is spread over layers; by measured loss if there is data.",
+        ),
+        click.option(
+            f"--{prefix}compensate/--no-{prefix}compensate",
+            "prune_compensate",
+            default=None,
+            help="Solve the weights that stay again, so that outputs change least.",
+        ),
+    )
+
+
+prune_options = _options(("--prune",), "prune-")
+
+own_options = _options(("--amount", "--prune"), "")
+"""The same for the command that does nothing but prune."""
