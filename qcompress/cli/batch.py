@@ -181,10 +181,12 @@ def _write_manifest(job: BatchJob) -> None:
 def _show_decisions(jobs: Sequence[Job], force: bool, job: BatchJob, talk: Talk) -> None:
     """What would run and why."""
     from qcompress.report import render_table
-    from qcompress.zoo.run import decide
+    from qcompress.zoo.run import decide, limits_of
+    from qcompress.zoo.state import running
 
     rows = []
-    for decision in decide(jobs, force):
+    assert job.output is not None
+    for decision in decide(jobs, force, running(job.output, limits_of(jobs))):
         stands = decision.outcome is not None
         rows.append((decision.job.name, "stands" if stands else "runs", decision.reason or None, decision.job.data))
     columns = ("model", "would", "why", "data")

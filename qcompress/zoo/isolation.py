@@ -170,6 +170,7 @@ class Supervised:
         """What an exit code means, with the cause from the log."""
         name, key = self.job.name, self.job.key
         cause, hint = _last_words(self._log)
+        cause = cause.removeprefix(f"{self.job.model}: ")
         if code in (ExitCode.DONE, ExitCode.GATE_FAILED) and (self._folder / self.job.report_name).exists():
             return Outcome(name, Status.DONE if code == ExitCode.DONE else Status.GATE_FAILED, key)
         if code == ExitCode.NOTHING_TO_COMPRESS:
@@ -283,16 +284,17 @@ def _last_words(log: Path) -> tuple[str, str]:
             after = lines[errors[-1] + 1] if errors[-1] + 1 < len(lines) else ""
             hint = after.removeprefix("hint: ") if after.startswith("hint: ") else ""
             return lines[errors[-1]].removeprefix("qcompress: error: "), hint
-        fatal = [line for line in lines if line.startswith(("Fatal Python error", "terminate called"))]
-        return (fatal or lines or [""])[-1], ""
+        if any(line.startswith("Fatal Python error") for line in lines):  # then comes where; the signal says the rest
+            return "a crash in native code", ""
+        return (lines or [""])[-1], ""
     return "", ""
 
 
 def _ended_by(code: int) -> str:
     if code < 0:
         with suppress(ValueError):
-            return f"its process was ended by {signal.Signals(-code).name}"
-    return f"its process ended with code {code}"
+            return f"ended by {signal.Signals(-code).name}"
+    return f"ended with code {code}"
 
 
 def _megabytes(count: int) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from qcompress.zoo.engines import ENGINES, EngineSettings
 from qcompress.zoo.jobs import Event, Job, Limits, Outcome, Status, Summary
 from qcompress.zoo.keys import Keys, key_of
 from qcompress.zoo.severity import worst_first
-from qcompress.zoo.state import State, forget, locked, read_state, standing, write_state
+from qcompress.zoo.state import State, begin_run, end_run, forget, locked, read_state, standing, write_state
 
 BASE_MEMORY = 250_000_000
 MEMORY_FACTOR = 6.0
@@ -82,13 +83,13 @@ def make_jobs(entries: Sequence[Entry], out: Path, folder: Path, limits: Limits)
     return jobs
 
 
-def decide(jobs: Sequence[Job], force: bool = False) -> list[Decision]:
-    """What would run and why; jobs get their keys and what memory they will take."""
+def decide(jobs: Sequence[Job], force: bool = False, run: str = "") -> list[Decision]:
+    """What would run and why; jobs get their keys and what memory they will take. ``run``: the one that goes on."""
     keys, found = Keys(), []
     for plain in jobs:
         parts = keys.parts(plain)
         job = replace(plain, key=key_of(parts), memory=_estimated_memory(plain))
-        outcome, reason = (None, "forced") if force else standing(job, parts)
+        outcome, reason = (None, "forced") if force else standing(job, parts, run)
         found.append(Decision(job, parts, reason, outcome))
     return found
 
@@ -102,27 +103,44 @@ def run_batch(jobs: Sequence[Job], out: Path, settings: BatchSettings, watcher: 
     """
     started = time.monotonic()
     with locked(out) as scratch:
-        decisions = decide(jobs, settings.force)
+        run = begin_run(out, limits_of(jobs))
+        decisions = decide(jobs, settings.force, run)
         watcher.begin(decisions)
         todo = {decision.job.name: decision for decision in decisions if decision.outcome is None}
+        order = _in_order(todo.values())
         for decision in todo.values():
             forget(decision.job)
         outcomes = {decision.job.name: decision.outcome for decision in decisions if decision.outcome is not None}
         engine = ENGINES[settings.engine](
             EngineSettings(settings.jobs, settings.memory, settings.address, settings.retries, str(scratch))
         )
-        order = sorted((decision.job for decision in todo.values()), key=lambda job: (-job.memory, job.name))
         with closing(engine.run(order, watcher.heard)) as ended:
             for outcome in ended:
                 decision = todo[outcome.name]
-                write_state(decision.job, State(decision.parts, outcome), scratch)
+                write_state(decision.job, State(decision.parts, outcome, run), scratch)
                 outcomes[outcome.name] = outcome
                 watcher.ended(outcome)
                 if settings.fail_fast and outcome.status not in (Status.DONE, Status.NOTHING):
                     break
         for name in todo.keys() - outcomes.keys():
             outcomes[name] = Outcome(name, Status.NOT_RUN, cause="the batch ended at the first failure", attempts=0)
+        end_run(out)
         return Summary(worst_first(outcomes.values()), time.monotonic() - started, engine.peak, versions())
+
+
+def limits_of(jobs: Sequence[Job]) -> str:
+    """The limits of all jobs in one text: under others, what failed may not fail."""
+    return json.dumps([[job.name, job.limits.seconds, job.limits.memory] for job in jobs])
+
+
+def _in_order(decisions: Iterable[Decision]) -> list[Job]:
+    """The largest first, so that none is left over at the end; those that failed last time after all others."""
+
+    def rank(decision: Decision) -> tuple[object, ...]:
+        state = read_state(decision.job)
+        return state is not None and not state.outcome.status.settled, -decision.job.memory, decision.job.name
+
+    return [decision.job for decision in sorted(decisions, key=rank)]
 
 
 def _estimated_memory(job: Job) -> int:

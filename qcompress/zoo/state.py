@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -18,13 +19,17 @@ from qcompress.zoo.places import present, read_text, write_text
 SCRATCH = ".qcompress-batch"
 """Folder in OUT for what is unfinished, and for the lock."""
 
+RUN = "run.json"
+"""File in that folder: the run that is going on, or was interrupted."""
+
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What is known of a model: the parts of the key it was done for, and how it ended."""
+    """What is known of a model: the parts of the key it was done for, how it ended, and in which run."""
 
     parts: Mapping[str, str]
     outcome: Outcome
+    run: str = ""
 
 
 def state_path(job: Job) -> Path:
@@ -38,7 +43,7 @@ def read_state(job: Job) -> State | None:
     try:
         table = json.loads(text or "")
         parts = {str(name): str(value) for name, value in table["parts"].items()}
-        return State(parts, outcome_from_json(json.dumps(table["outcome"])))
+        return State(parts, outcome_from_json(json.dumps(table["outcome"])), str(table["run"]))
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -49,7 +54,7 @@ def write_state(job: Job, state: State, scratch: Path) -> None:
     Raises:
         OutputError: the folder cannot be written or the disk is full.
     """
-    table = {"parts": dict(state.parts), "outcome": asdict(replace(state.outcome, reused=False))}
+    table = {"run": state.run, "parts": dict(state.parts), "outcome": asdict(replace(state.outcome, reused=False))}
     write_text(state_path(job), json.dumps(table, indent=1, ensure_ascii=False), scratch)
 
 
@@ -58,15 +63,15 @@ def forget(job: Job) -> None:
     state_path(job).unlink(missing_ok=True)
 
 
-def standing(job: Job, parts: Mapping[str, str]) -> tuple[Outcome | None, str]:
-    """The earlier outcome if it stands, else why not."""
+def standing(job: Job, parts: Mapping[str, str], run: str) -> tuple[Outcome | None, str]:
+    """The earlier outcome if it stands, else why not; a failure stands only within its run, which was interrupted."""
     state = read_state(job)
     if state is None:
         return None, "there is no result yet"
     changed = [name for name, value in parts.items() if state.parts.get(name) != value]
     if changed:
         return None, f"changed: {', '.join(changed)}"
-    if not state.outcome.status.settled:
+    if not state.outcome.status.settled and state.run != run:
         return None, f"{state.outcome.status} last time"
     if not present(job.target, state.outcome.files):
         return None, "results are missing or were changed"
@@ -92,11 +97,32 @@ def locked(out: Path) -> Iterator[Path]:
         for item in scratch.iterdir():
             if item.is_dir():
                 shutil.rmtree(item, ignore_errors=True)
-            elif item.name != "lock":
+            elif item.name not in ("lock", RUN):
                 item.unlink(missing_ok=True)
         yield scratch
     finally:
         os.close(file)
+
+
+def running(out: Path, limits: str) -> str:
+    """The name of the run that was interrupted, if it had the same limits; empty when there is none."""
+    try:
+        table = json.loads(read_text(out / SCRATCH / RUN) or "")
+        return str(table["run"]) if table["limits"] == limits else ""
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def begin_run(out: Path, limits: str) -> str:
+    """Go on with the interrupted run, or begin another one; gives its name."""
+    run = running(out, limits) or uuid.uuid4().hex
+    write_text(out / SCRATCH / RUN, json.dumps({"run": run, "limits": limits}), out / SCRATCH)
+    return run
+
+
+def end_run(out: Path) -> None:
+    """The run has come to its end: what failed is tried again next time."""
+    (out / SCRATCH / RUN).unlink(missing_ok=True)
 
 
 def _lock(file: int) -> bool:

@@ -18,6 +18,9 @@ from qcompress.zoo.processes import available_memory, tree_memory, usable_cores
 MARGIN = 0.9
 """Part of the memory that jobs are planned into; the rest is for estimates that are too small."""
 
+TOLERATED = 0.95
+"""Part of the memory from which a job is ended: it takes more between two looks."""
+
 MOST_JOBS = 16
 
 
@@ -84,7 +87,7 @@ class LocalEngine:
         """End what takes too much memory; give the jobs to be started again."""
         total = tree_memory(os.getpid())
         self.peak = max(self.peak, total)
-        if total <= limit or not self._running:
+        if total <= TOLERATED * limit or not self._running:
             return
         worst = max(self._running, key=lambda item: (item.memory - item.job.memory, item.memory))
         if len(self._running) == 1:

@@ -19,7 +19,7 @@ def totals(summary: Summary) -> list[str]:
     figures = [outcome.figures for outcome in summary.outcomes if outcome.figures is not None]
     before, after = sum(item.float_bytes for item in figures), sum(item.compressed_bytes for item in figures)
     if figures:
-        lines.append(f"{before / 1e6:,.1f} MB became {after / 1e6:,.1f} MB, {before / max(after, 1):.2f} times smaller")
+        lines.append(f"{_size(before)} became {_size(after)}, {before / max(after, 1):.2f} times smaller")
     worked = sum(outcome.seconds for outcome in summary.outcomes if not outcome.reused)
     peak = f", at most {summary.peak / 1e6:,.0f} MB of memory" if summary.peak else ""
     lines.append(f"{summary.seconds:,.0f} s for {worked:,.0f} s of work{peak}")
@@ -43,6 +43,10 @@ def cells(outcome: Outcome) -> tuple[object, ...]:
         f"{outcome.peak / 1e6:.0f}",
         cause(outcome),
     )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.1f} kB"
 
 
 def cause(outcome: Outcome) -> str | None:
