@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from qcompress.errors import ModelError
 from qcompress.prune.clues import Clues
-from qcompress.prune.compensate import compensate
+from qcompress.prune.compensate import compensate, compensate_with, left_alone
+from qcompress.prune.conditioning import expected, pick_conditioning, row_error
 from qcompress.prune.criteria import CRITERIA
+from qcompress.prune.criteria.optimal_brain import stiffness_of
 from qcompress.prune.patterns import PATTERNS, kind_of
-from qcompress.quantize import Evidence, Layout, from_rows, to_rows
+from qcompress.prune.stages import choose_in_stages
+from qcompress.quantize import Evidence, Gram, Layout, from_rows, to_rows
 from qcompress.types import Array, Criterion, Prune
 
 
@@ -56,6 +61,9 @@ def prune_weight(
 ) -> tuple[Array, Array]:
     """Prune a weight.
 
+    With optimal brain, survivors that are solved again and no threshold the mask is found in stages, and one chosen at once is kept
+    where that is better on the samples that judge. Other criteria choose at once: their scores do not depend on what survivors become.
+
     Args:
         weight: what is scored, any shape that fits the layout of the evidence.
         prune: criterion, pattern, how many, and whether survivors are solved again.
@@ -68,11 +76,40 @@ def prune_weight(
 
     Raises:
         ModelError: a weight is NaN or infinite. The caller knows which weight it is.
+        ValueError: the pattern is whole channels.
     """
     target = weight if target is None else target
     if not (np.isfinite(weight).all() and np.isfinite(target).all()):
         raise ModelError("a weight has NaN or infinite values", "export the model again from a checkpoint that is sound")
+    goes = weight.size > 0 and prune.threshold is None and (prune.sparsity > 0.0 or prune.pattern.is_fixed)
+    if goes and prune.compensate and prune.criterion is Criterion.OPTIMAL_BRAIN and evidence.gram is not None:
+        return _jointly(target, prune, evidence, evidence.gram)
     mask = choose_mask(scores(weight, prune.criterion, evidence, gradient), prune, evidence.layout, evidence.groups)
-    if prune.compensate:
-        return compensate(target, mask, evidence), mask
-    return np.where(mask, target, np.float32(0.0)).astype(np.float32), mask
+    return compensate(target, mask, evidence) if prune.compensate else left_alone(target, mask), mask
+
+
+def _jointly(weight: Array, prune: Prune, evidence: Evidence, gram: Gram) -> tuple[Array, Array]:
+    """Mask and survivors on the same conditioned Gram matrix."""
+    rows = np.asarray(to_rows(weight, evidence.layout, evidence.groups), dtype=np.float64)
+    pattern, by_rows = PATTERNS[kind_of(prune.pattern)], CRITERIA[prune.criterion].by_rows
+
+    def choose(values: Array, share: float) -> Array:
+        return pattern(values, replace(prune, sparsity=share), by_rows)
+
+    def mask_of(groups: Array, outputs: Array, hessian: Array) -> Array:
+        return choose(np.square(rows[groups][:, outputs]) * stiffness_of(hessian)[:, None], prune.sparsity)
+
+    picked = pick_conditioning(rows, mask_of, gram)
+    conditioning = expected(gram) if picked is None else picked
+    hessian = conditioning.apply(gram.pooled)
+    stiffness = stiffness_of(hessian)
+    at_once = choose(np.square(rows) * stiffness[:, None], prune.sparsity)
+    masks = [at_once] if picked is None else [at_once, choose_in_stages(rows, at_once, hessian, stiffness, choose)]
+    found: list[tuple[Array, Array]] = []
+    for keep in masks:
+        mask = np.ascontiguousarray(from_rows(keep, weight.shape, evidence.layout, evidence.groups))
+        pruned = left_alone(weight, mask) if picked is None else compensate_with(weight, mask, evidence, picked)
+        found.append((pruned, mask))
+    return min(
+        reversed(found), key=lambda pair: row_error(rows, to_rows(pair[0], evidence.layout, evidence.groups), gram.judge)
+    )

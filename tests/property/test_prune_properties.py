@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from qcompress.errors import ModelError
 from qcompress.prune import CRITERIA, choose_mask, compensate, prune_weight, scores, without_indices, without_inputs
-from qcompress.prune.compensate import row_error
+from qcompress.prune.conditioning import row_error
 from qcompress.quantize import Evidence, Gram, Layout, inputs_of, to_rows
 from qcompress.types import Criterion, Pattern, Prune
 

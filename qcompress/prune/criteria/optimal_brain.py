@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from qcompress.prune.clues import Clues
-from qcompress.quantize import Gram, from_rows, to_rows
-from qcompress.quantize.fitted import Conditioning, expected_share
+from qcompress.prune.conditioning import expected
+from qcompress.quantize import from_rows, to_rows
 from qcompress.types import Array
 
 
@@ -23,18 +23,16 @@ def optimal_brain(weight: Array, clues: Clues) -> Array:
         moments = evidence.moments(weight.shape)
         squares = np.square(weight, dtype=np.float64)
         return squares if moments is None else squares * moments
+    stiffness = stiffness_of(expected(evidence.gram).apply(evidence.gram.pooled))
     rows = np.square(to_rows(weight, evidence.layout, evidence.groups), dtype=np.float64)
-    return from_rows(rows * stiffness(evidence.gram)[:, None], weight.shape, evidence.layout, evidence.groups)
-
-
-def stiffness(gram: Gram) -> Array:
-    """1 / (H^-1)_kk, (groups, inputs): what of an input's second moment the other inputs cannot make up for."""
-    hessian = Conditioning(expected_share(gram)).apply(gram.pooled)
-    return stiffness_of(hessian)
+    return from_rows(rows * stiffness[:, None], weight.shape, evidence.layout, evidence.groups)
 
 
 def stiffness_of(hessian: Array) -> Array:
-    """1 / (H^-1)_kk of positive definite matrices, (groups, inputs, inputs) -> (groups, inputs)."""
+    """1 / (H^-1)_kk of positive definite matrices, (groups, inputs, inputs) -> (groups, inputs).
+
+    It is what of an input's second moment the other inputs cannot make up for.
+    """
     roots = np.sqrt(np.diagonal(hessian, axis1=1, axis2=2))
     correlations = hessian / roots[:, :, None] / roots[:, None, :]  # of diagonal 1: inputs of any size are solved alike
     inverse = np.diagonal(np.linalg.inv(correlations), axis1=1, axis2=2)
