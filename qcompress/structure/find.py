@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -15,7 +15,7 @@ from qcompress.structure.groups import Blocked, ChannelGroup, Extent, Groups, Nu
 from qcompress.structure.positions import At, Components
 from qcompress.structure.rules import RULES, SHAPE_RULES
 from qcompress.structure.rules.common import block_node
-from qcompress.structure.trace import Role, Slot, Trace, label
+from qcompress.structure.trace import Choice, Role, Slot, Trace, label
 from qcompress.types import Array
 
 
@@ -34,8 +34,7 @@ def find_groups(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Groups:
         model: prepared; it is not changed.
         shapes: tensor -> shape at the sizes of some feed, feeds included.
     """
-    trace = _traced(model, shapes)
-    parts = trace.components()
+    trace, parts = _with_best_factors(model, shapes)
     order = {value: place for place, value in enumerate(_constants_read(model))}
     groups: list[ChannelGroup] = []
     lonely: dict[int, str] = {}
@@ -51,9 +50,36 @@ def find_groups(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Groups:
     return Groups(_with_names(groups), tuple(_blocked(trace, Components(parts.labels, reasons), order)))
 
 
-def _traced(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Trace:
-    """Every rule applied, in the order of the nodes."""
-    trace = Trace(shapes)
+def _with_best_factors(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Trace, Components]:
+    """The trace in which changes of shape let those factors be cut that can be: when the outermost one cannot, one within.
+
+    The three of queries, keys and values made by one product cannot be cut, their heads can.
+    """
+    best = _traced(model, shapes, frozenset())
+    refused: frozenset[Choice] = frozenset()
+    while True:
+        trace, parts = best
+        blocked = parts.blocked()
+        stay = frozenset(choice for choice, at in trace.chosen.items() if blocked[trace.ids(at)].all())
+        if stay <= refused:
+            return best
+        refused |= stay
+        other = _traced(model, shapes, refused)
+        if _free_weights(*other) <= _free_weights(*best):
+            return best
+        best = other
+
+
+def _free_weights(trace: Trace, parts: Components) -> int:
+    """How many output channels of weights may go."""
+    blocked = parts.blocked()
+    axes = [at for at, roles in trace.roles.items() if Role.PRODUCER in roles and not trace.why_blocked(at)]
+    return sum(int((~blocked[trace.ids(at)]).sum()) for at in axes)
+
+
+def _traced(model: Model, shapes: Mapping[str, tuple[int, ...]], refused: Collection[Choice]) -> tuple[Trace, Components]:
+    """Every rule applied, in the order of the nodes, and what then hangs together."""
+    trace = Trace(shapes, refused)
     for value in model.graph.inputs:
         trace.block_tensor(value, f"model input {value.name!r}")
     outputs = set(model.graph.outputs)
@@ -63,7 +89,7 @@ def _traced(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Trace:
             if made in outputs:
                 trace.block_tensor(made, f"model output {made.name!r}")
                 trace.freeze(made, node)
-    return trace
+    return trace, trace.components()
 
 
 def _apply(node: Node, trace: Trace) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -24,6 +24,9 @@ class Role(Enum):
     PRODUCER = "outputs"
     CONSUMER = "summed"
 
+
+Choice = tuple[Node, int]
+"""A change of shape, and the number of one of its factors."""
 
 Key = tuple[Node, int | str, int, tuple[Node, int] | None]
 
@@ -65,10 +68,16 @@ Vector = tuple[Element, ...]
 
 
 class Trace(Positions):
-    """Positions, and what more must be known of a graph: see the module."""
+    """Positions, and what more must be known of a graph: see the module.
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    ``refused``: factors of changes of shape that are not to be cut. ``chosen``: those that are, with their axes. ``roles``: what
+    axes of weights are. ``follows``: numbers that are the size of an axis, divided by something.
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], refused: Collection[Choice] = ()) -> None:
         super().__init__(shapes)
+        self.refused = refused
+        self.chosen: dict[Choice, At] = {}
         self.roles: dict[At, set[Role]] = {}
         self.follows: dict[Key, tuple[Slot, At, int]] = {}
         self._vectors: dict[Value, Vector] = {}

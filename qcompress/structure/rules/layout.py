@@ -104,11 +104,13 @@ def regroup(node: Node, x: Value, trace: Trace) -> set[int]:
         block_node(node, trace, f"{label(node)} mixes axes")
         return set()
     used: set[At] = set()
-    for factor in found:
+    for number, factor in enumerate(found):
         before, behind = (x, factor.source), (y, factor.target)
-        if not used & {before, behind} and not trace.why_blocked(before):
-            used |= {before, behind}
-            _tie_factor(factor, before, behind, trace)
+        if (node, number) in trace.refused or used & {before, behind} or trace.why_blocked(before):
+            continue
+        used |= {before, behind}
+        _tie_factor(factor, before, behind, trace)
+        trace.chosen[node, number] = before
     reasons = {(y, factor.target): trace.why_blocked((x, factor.source)) for factor in reversed(found)}
     for value in (x, y):
         for at in ((value, axis) for axis in range(trace.rank(value))):
