@@ -56,6 +56,10 @@ class OutputError(QcompressError):
     """A result cannot be written where it was asked for."""
 
 
+class EngineError(QcompressError):
+    """What is to run a batch is not there, or is gone."""
+
+
 class NothingToCompressError(QcompressError):
     """No weight could be compressed, or the result would not be smaller."""
 

@@ -33,6 +33,9 @@ DOORS = {
     "click": {"cli"},
     "rich": {"cli", "report"},
     "PIL": {"data"},
+    "distributed": {"zoo"},
+    "ray": {"zoo"},
+    "fsspec": {"zoo"},
 }
 """The only rooms that import a library."""
 

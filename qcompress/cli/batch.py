@@ -69,18 +69,48 @@ class EngineChoice:
     timeout: float
     fail_fast: bool
     force: bool
+    address: str | None
+    retries: int
 
     def load(self) -> BatchSettings:
-        """The settings of the batch."""
+        """The settings of the batch.
+
+        Raises:
+            UsageError: a cluster for the local engine.
+        """
         from qcompress.zoo.run import BatchSettings
 
-        return BatchSettings(self.engine, self.jobs, self.memory_limit, force=self.force, fail_fast=self.fail_fast)
+        if self.address is not None and self.engine == "local":
+            raise UsageError("the local engine has no cluster", "name another one with --engine, or leave --scheduler away")
+        return BatchSettings(
+            self.engine, self.jobs, self.memory_limit, self.retries, self.address, self.force, self.fail_fast
+        )
 
 
 engine_options = shared.bundle(
     "engine_choice",
     EngineChoice,
-    click.option("--engine", type=click.Choice(["local"]), default="local", show_default=True, help="What runs the models."),
+    click.option(
+        "--engine",
+        type=click.Choice(["local", "dask", "ray"]),
+        default="local",
+        show_default=True,
+        help="What runs the models: processes of this machine, or a cluster that sees the same files.",
+    ),
+    click.option(
+        "--scheduler",
+        "--address",
+        "address",
+        metavar="ADDRESS",
+        help="Of the cluster: tcp://host:8786 for dask; host:6379 or auto for ray.",
+    ),
+    click.option(
+        "--retries",
+        type=click.IntRange(0),
+        default=2,
+        show_default=True,
+        help="Clusters: start a model again when its worker died, so often.",
+    ),
     click.option(
         "--jobs", type=click.IntRange(0), default=0, metavar="N", help="Models at a time.  [default: as many as cores]"
     ),

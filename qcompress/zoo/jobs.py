@@ -235,6 +235,16 @@ def outcome_from_json(text: str) -> Outcome:
     return _outcome(json.loads(text))
 
 
+def event_from_json(text: str) -> Event:
+    """Read an event back.
+
+    Raises:
+        ValueError, KeyError, TypeError: not an event.
+    """
+    table = json.loads(text)
+    return Event(**{**table, "kind": Kind(table["kind"])})
+
+
 def summary_from_json(text: str) -> Summary:
     """Read a summary back.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+from qcompress.zoo.engines.dask import DaskEngine
 from qcompress.zoo.engines.interface import Engine, EngineSettings, Listener
 from qcompress.zoo.engines.local import LocalEngine
 
@@ -9,5 +10,6 @@ __all__ = ["ENGINES", "Engine", "EngineSettings", "Listener"]
 
 ENGINES: Mapping[str, Callable[[EngineSettings], Engine]] = {
     "local": LocalEngine,
+    "dask": DaskEngine,
 }
 """Engines by name; each is made from the settings."""
