@@ -7,6 +7,7 @@ The first are shrunk, the second get a share of the mean second moment (``Condit
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 
@@ -40,7 +41,7 @@ def pick_conditioning(target: Array, mask_of: MaskOf, gram: Gram) -> Conditionin
 
     Args:
         target: (groups, outputs, inputs), the exact values.
-        mask_of: a mask that is chosen by the matrix is chosen anew for each, so that held-out samples have no part in it.
+        mask_of: a mask that is chosen by a matrix is chosen anew here, so that held-out samples have no part in it.
         gram: without held-out samples it is ``expected``.
 
     Returns:
@@ -51,23 +52,24 @@ def pick_conditioning(target: Array, mask_of: MaskOf, gram: Gram) -> Conditionin
     groups, outputs = (_evenly(count) for count in target.shape[:2])
     some = np.asarray(target[groups][:, outputs], dtype=np.float64)
     fit, held = gram.fit[groups], gram.held[groups]
-    errors: dict[tuple[int, int], tuple[float, float]] = {}
-
-    def error(share: int, damp: int) -> float:
-        if (share, damp) not in errors:
-            hessian = Conditioning(SHARES[share], DAMPS[damp]).apply(fit)
-            keep = mask_of(groups, outputs, hessian)
-            alone = row_error(some, np.where(keep, some, 0.0), held)
-            errors[share, damp] = row_error(some, solve_rows(some, keep, hessian), held), alone
-        return errors[share, damp][0]
-
     near = expected_share(gram)
-    share = min(range(len(SHARES)), key=lambda index: abs(np.log(SHARES[index] / near)))
-    damp = _uphill(lambda index: error(share, index), 0, len(DAMPS))
-    share = _uphill(lambda index: error(index, damp), share, len(SHARES))
+    first = min(range(len(SHARES)), key=lambda index: abs(np.log(SHARES[index] / near)))
+
+    @cache
+    def masked(damp: int) -> tuple[Array, float]:
+        keep = mask_of(groups, outputs, Conditioning(SHARES[first], DAMPS[damp]).apply(fit))
+        return keep, row_error(some, np.where(keep, some, 0.0), held)
+
+    @cache
+    def error(share: int, damp: int) -> float:
+        keep, _ = masked(damp)
+        return row_error(some, solve_rows(some, keep, Conditioning(SHARES[share], DAMPS[damp]).apply(fit)), held)
+
+    damp = _uphill(lambda index: error(first, index), 0, len(DAMPS))
+    share = _uphill(lambda index: error(index, damp), first, len(SHARES))
     margin = _MARGIN / max(gram.held_rows or gram.rows // 3, 1)
-    solved, alone = errors[share, damp]
-    return Conditioning(SHARES[share], DAMPS[damp]) if solved < (1.0 - margin) * alone else None
+    picked = Conditioning(SHARES[share], DAMPS[damp])
+    return picked if error(share, damp) < (1.0 - margin) * masked(damp)[1] else None
 
 
 def expected(gram: Gram) -> Conditioning:
@@ -87,7 +89,6 @@ def _uphill(error: Callable[[int], float], start: int, count: int) -> int:
     for direction in (-1, 1):
         while 0 <= best + direction < count and error(best + direction) < error(best):
             best += direction
-    error(best)
     return best
 
 
