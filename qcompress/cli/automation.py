@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from qcompress.measure import Baseline
     from qcompress.pipeline import RunOptions
     from qcompress.results import Report
+    from qcompress.zoo.jobs import Summary
+
+ANNOTATIONS = 9
+"""GitHub shows ten a step; the tenth says how many more there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +144,33 @@ class AutomationChoice:
             if not gate.passed:
                 annotate(f"qcompress: {report.source}", f"gate failed: {gate.message}")
 
+    def tell_batch(self, summary: Summary) -> None:
+        """Say how a batch ended, as ``tell`` does for a model.
+
+        Raises:
+            OutputError: the JUnit file cannot be written.
+        """
+        from qcompress.report import RenderOptions
+        from qcompress.zoo.formats import SUMMARY_FORMATS
+        from qcompress.zoo.jobs import Status
+
+        if self.junit is not None:
+            write_text(self.junit, SUMMARY_FORMATS["junit"](summary, RenderOptions()))
+        summarize(SUMMARY_FORMATS["markdown"](summary, RenderOptions()))
+        bad = [item for item in summary.outcomes if item.status not in (Status.DONE, Status.NOTHING)]
+        for outcome in bad[:ANNOTATIONS]:
+            annotate(f"qcompress: {outcome.name}", f"{outcome.status}: {outcome.cause}")
+        if len(bad) > ANNOTATIONS:
+            annotate("qcompress", f"{len(bad) - ANNOTATIONS} more models failed; the summary of the job lists them")
+
     def _write_error(self, name: str, error: Exception, seconds: float) -> None:
-        from qcompress.report.formats.junit import junit_document, junit_error
+        from qcompress.report.formats.junit import End, junit_document, junit_result
 
         assert self.junit is not None
         words = str(error) if isinstance(error, QcompressError) else f"{type(error).__name__}: {error}"
         with suppress(OutputError):  # of the two failures the first is the one to tell
-            write_text(self.junit, junit_document([junit_error(name, type(error).__name__, words, seconds)]))
+            suite = junit_result(name, End.ERROR, words, type(error).__name__, seconds)
+            write_text(self.junit, junit_document([suite]))
 
 
 automation_options = bundle(

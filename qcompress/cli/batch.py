@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from qcompress.cli import options as shared
+from qcompress.cli.automation import AutomationChoice, automation_options
 from qcompress.cli.console import wants_colour, width, write_result
+from qcompress.cli.depfile import Depfile, ReadByBatch
 from qcompress.cli.guard import Talk
 from qcompress.cli.output import wanted
 from qcompress.cli.passing import check_options, data_given, given_options, passed_on, vocabulary
+from qcompress.cli.paths import check_targets, make_folder
 from qcompress.cli.quantities import Bytes, Duration
 from qcompress.cli.zoo_progress import open_watcher
 from qcompress.errors import ExitCode, OutputError, UsageError
@@ -34,6 +37,7 @@ class BatchJob:
     pattern: str
     init: bool
     dry_run: bool
+    baseline: Path | None
     format: str
     json_progress: bool
 
@@ -48,6 +52,12 @@ job_options = shared.bundle(
     click.option("--pattern", default="**/*.onnx", show_default=True, metavar="GLOB", help="Models in a folder."),
     click.option("--init", is_flag=True, help="Write SOURCE/zoo.toml, a list of the models found there, and stop."),
     click.option("--dry-run", is_flag=True, help="Say what would run and why, and stop."),
+    click.option(
+        "--baseline",
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        metavar="OUT",
+        help="Gate: no model worse than in the results of an earlier batch, in size, speed-up and accuracy.",
+    ),
     click.option(
         "--format",
         type=click.Choice(["table", "json", "csv", "markdown", "html"]),
@@ -136,9 +146,12 @@ engine_options = shared.bundle(
 @click.command(context_settings=shared.CONTEXT)
 @job_options
 @engine_options
+@automation_options
 @given_options
 @shared.talk_options
-def batch(talk: Talk, job: BatchJob, engine_choice: EngineChoice, given: Mapping[str, Any]) -> ExitCode:
+def batch(
+    talk: Talk, job: BatchJob, engine_choice: EngineChoice, automation_choice: AutomationChoice, given: Mapping[str, Any]
+) -> ExitCode:
     """Compress the models of SOURCE into OUT, each in a process of its own.
 
     SOURCE is a folder or a manifest, see --init. A model's own data lies with it: NAME.calib.npz and NAME.eval.npz, or
@@ -147,7 +160,7 @@ def batch(talk: Talk, job: BatchJob, engine_choice: EngineChoice, given: Mapping
     What has a result that stands, with the same model, data, options and versions, is not run again. An interrupted batch
     goes on where it was.
 
-    All options below --force are those of compress, for every model; a manifest can have others for each.
+    All options below --depfile are those of compress, for every model; a manifest can have others for each.
     """
     if job.init:
         _write_manifest(job)
@@ -164,8 +177,15 @@ def batch(talk: Talk, job: BatchJob, engine_choice: EngineChoice, given: Mapping
     if job.dry_run:
         _show_decisions(jobs, engine_choice.force, job, talk)
         return ExitCode.DONE
-    with open_watcher(talk, job.json_progress) as watcher:
-        summary = run_batch(jobs, job.output, engine_choice.load(), watcher)
+    with automation_choice.watch(str(job.source)):
+        make_folder(job.output)
+        check_targets(automation_choice.files, [])
+        depfile = _depfile(automation_choice, job, jobs)
+        with open_watcher(talk, job.json_progress) as watcher:
+            summary = run_batch(jobs, job.output, engine_choice.load(), watcher)
+        if depfile is not None:
+            depfile.write()
+    automation_choice.tell_batch(summary)
     return _deliver(summary, job, talk)
 
 
@@ -182,14 +202,32 @@ def _entries(job: BatchJob, given: Mapping[str, Any]) -> tuple[list[Entry], Path
         raise UsageError("one --cost-file cannot be for many models", "write cost_file for each in a manifest")
     table = resolved(given, Path.cwd())
     if job.source.suffix == ".toml":
-        return read_manifest(job.source, words, table), job.source.parent.absolute()
+        entries = read_manifest(job.source, words, table)
+        return [_with_baseline(entry, job) for entry in entries], job.source.parent.absolute()
     found = []
     for entry in discover(job.source, job.pattern, job.output):
         own = {"data": entry.data, "eval_data": entry.eval_data} if entry.data is not None else data_given(table)
         found.append(
             make_entry({**table, **own, "name": entry.name, "model": entry.model}, words, entry.name, job.source.absolute())
         )
-    return found, Path.cwd()
+    return [_with_baseline(entry, job) for entry in found], Path.cwd()
+
+
+def _with_baseline(entry: Entry, job: BatchJob) -> Entry:
+    """The entry held against its report in an earlier batch, if it has one there and is not held against another."""
+    if job.baseline is None or "--baseline" in entry.options:
+        return entry
+    if job.output is not None and job.output.exists() and job.baseline.samefile(job.output):
+        raise UsageError("--baseline is the folder of the results", "keep a copy of the earlier ones elsewhere")
+    report = job.baseline.absolute() / f"{entry.name}.report.json"
+    return replace(entry, options={**entry.options, "--baseline": (str(report),)}) if report.is_file() else entry
+
+
+def _depfile(choice: AutomationChoice, job: BatchJob, jobs: Sequence[Job]) -> Depfile | None:
+    """The rule that the summary depends on everything read, if it is asked for."""
+    if choice.depfile is None or job.output is None:
+        return None
+    return Depfile(choice.depfile, [job.output / "summary.json", *choice.files], ReadByBatch(job.source, jobs))
 
 
 def _write_manifest(job: BatchJob) -> None:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from contextlib import chdir, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qcompress.cli.paths import input_files, write_text
-from qcompress.errors import UsageError
+from qcompress.errors import QcompressError, UsageError
+
+if TYPE_CHECKING:
+    from qcompress.zoo.jobs import Job
 
 _ESCAPED = re.compile(r"[ #:*?\[\]]")
 _SILENT = re.compile(r"[;|\t\n\r]|\\(?=[\\ #:*?%\[\]]|$)|\)$")
@@ -27,7 +32,7 @@ class Read:
     ``files``: anything else.
     """
 
-    models: tuple[Path, ...]
+    models: tuple[Path, ...] = ()
     data: tuple[str | None, ...] = ()
     functions: tuple[str | None, ...] = ()
     files: tuple[Path | None, ...] = ()
@@ -54,6 +59,41 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadByBatch:
+    """What a batch reads: its manifest, else the folders of its models, whose time changes when there is a new one; and what
+    each of its models needs. What cannot be read is left out, and so is what lies at a URL.
+    """
+
+    source: Path
+    jobs: Sequence[Job]
+
+    def paths(self) -> list[Path]:
+        """Every file and folder, sorted."""
+        found = {self.source} if self.source.is_file() else {folder for job in self.jobs for folder in self._folders(job)}
+        for job in self.jobs:
+            options = {flag: tuple(map(Path, values)) for flag, values in job.options.items()}
+            files = [path for flag in _FILE_OPTIONS for path in options.get(flag, ()) if path.is_file()]
+            data = (job.data, job.eval_data, *job.options.get("--timing-data", ()))
+            found |= {*files, *({Path(job.model)} if Path(job.model).is_file() else set())}
+            for part in (
+                Read((Path(job.model),)),
+                *(Read(data=(source,)) for source in data if source and "://" not in source),
+                *(Read(functions=(name,)) for name in job.options.get("--metric", ())),
+            ):
+                with suppress(QcompressError), chdir(job.folder or os.curdir):
+                    found |= {path.absolute() for path in part.paths()}
+        return sorted({_short(path) for path in found})
+
+    def _folders(self, job: Job) -> list[Path]:
+        """From the model's up to the source."""
+        home = self.source.absolute()
+        return [folder for folder in Path(job.model).absolute().parents if folder.is_relative_to(home)]
+
+
+_FILE_OPTIONS = ("--recipe", "--plan", "--cost-file", "--baseline")
+
+
+@dataclass(frozen=True, slots=True)
 class Depfile:
     """The file ``path`` with the rule that ``targets`` depend on what is ``read``.
 
@@ -63,7 +103,7 @@ class Depfile:
 
     path: Path
     targets: Sequence[Path]
-    read: Read
+    read: Read | ReadByBatch
 
     def __post_init__(self) -> None:
         if self.targets[0] == self.path:

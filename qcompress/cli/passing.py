@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 LEFT_OUT = ("output", "report", "format", "junit", "depfile", "quiet", "verbose", "supervised", "help")
 """Options of compress that a batch sets itself, or has for all models together."""
 
-ONE_MODEL = ("plan", "pick", "cost_file")
+ONE_MODEL = ("plan", "pick", "cost_file", "baseline")
 """Options that make sense for one model alone, so that only a manifest can have them."""
 
 _KINDS_OF_DATA = ("data", "eval_data")

@@ -60,6 +60,18 @@ def check_report_names(reports: Iterable[Path]) -> None:
         format_of(path)
 
 
+def make_folder(folder: Path) -> None:
+    """Make sure that there is a folder for results.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written: {error.strerror}", "choose another folder") from error
+
+
 def write_text(target: Path, text: str) -> None:
     """Write a text file whole or not at all.
 

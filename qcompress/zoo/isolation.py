@@ -27,8 +27,9 @@ from qcompress.zoo.quiet import SETTLING_SECONDS, Quiet
 
 POLL_SECONDS = 0.05
 
+FOREIGN = ("QCOMPRESS_", "GITHUB_")
 KEPT_VARIABLES = ("QCOMPRESS_CACHE",)
-"""Options come with the job, not from the environment of whoever runs it."""
+"""Options come with the job, not from the environment of whoever runs it; GitHub is told of the batch, not of each model."""
 
 _LAST_LINES = 8192  # bytes of the log in which the cause is looked for
 
@@ -250,7 +251,7 @@ def command(job: Job, folder: Path, threads: int) -> list[str]:
 
 def environment(threads: int) -> dict[str, str]:
     """The environment of a job: without options, with the package where this one is, with so many threads for numpy."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("QCOMPRESS_") or key in KEPT_VARIABLES}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(FOREIGN) or key in KEPT_VARIABLES}
     paths = [str(Path(entry).absolute()) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     home = Path(qcompress.__file__).resolve().parent.parent
     if "site-packages" not in home.parts:

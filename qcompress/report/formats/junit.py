@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from enum import StrEnum
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from qcompress.report.formats.options import RenderOptions
@@ -39,24 +40,28 @@ def junit_suite(report: Report, name: str | None = None, seconds: float = 0.0, v
     return suite
 
 
-def junit_error(name: str, kind: str, message: str, seconds: float = 0.0) -> Element:
-    """The suite of a model that could not be compressed.
+class End(StrEnum):
+    """How a case can end; the values are JUnit's words."""
+
+    PASSED = "system-out"
+    FAILED = "failure"
+    ERROR = "error"
+    SKIPPED = "skipped"
+
+
+def junit_result(name: str, end: End, message: str, kind: str = "", seconds: float = 0.0) -> Element:
+    """The suite of a model of which no more is known than how it ended.
 
     Args:
         name: of the suite.
-        kind: of the error, in a word.
-        message: what is wrong, and what to do.
+        end: of its only case.
+        message: what came out, or what is wrong and what to do.
+        kind: of the failure, in a word.
         seconds: the run took.
     """
     suite = _suite(name, seconds)
-    _case(suite, "compressed").append(_problem("error", message, kind))
-    return suite
-
-
-def junit_skipped(name: str, message: str, seconds: float = 0.0) -> Element:
-    """The suite of a model that was left alone, and why."""
-    suite = _suite(name, seconds)
-    _case(suite, "compressed").append(Element("skipped", {"message": _clean(message)}))
+    found = _text(end, message) if end is End.PASSED else _problem(end, message, kind)
+    _case(suite, "compressed").append(found)
     return suite
 
 

@@ -6,6 +6,7 @@ from qcompress.report import RenderOptions
 from qcompress.zoo.formats.csv import format_csv
 from qcompress.zoo.formats.html import format_html
 from qcompress.zoo.formats.json import format_json
+from qcompress.zoo.formats.junit import format_junit
 from qcompress.zoo.formats.markdown import format_markdown
 from qcompress.zoo.formats.table import format_table
 from qcompress.zoo.jobs import Summary
@@ -18,6 +19,7 @@ SUMMARY_FORMATS: Mapping[str, Callable[[Summary, RenderOptions], str]] = {
     "csv": format_csv,
     "markdown": format_markdown,
     "html": format_html,
+    "junit": format_junit,
 }
 """Formats by name; each turns a summary into text without a final newline."""
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from xml.etree.ElementTree import fromstring
 
 from qcompress.report import render
-from qcompress.report.formats.junit import junit_document, junit_error, junit_skipped, junit_suite
+from qcompress.report.formats.junit import End, junit_document, junit_result, junit_suite
 from qcompress.results import Report
 
 
@@ -31,11 +31,12 @@ def test_a_report_is_a_suite_with_a_case_for_every_gate(full: Report) -> None:
 def test_suites_add_up(full: Report) -> None:
     suites = [
         junit_suite(full, "good", 1.5),
-        junit_error("bad", "ModelError", "truncated", 0.25),
-        junit_skipped("small", "nothing to compress"),
+        junit_result("bad", End.ERROR, "truncated", "ModelError", 0.25),
+        junit_result("small", End.SKIPPED, "nothing to compress"),
+        junit_result("fine", End.PASSED, "a quarter of the size"),
     ]
     root = fromstring(junit_document(suites))
-    assert [suite.get("name") for suite in root] == ["good", "bad", "small"]
+    assert [suite.get("name") for suite in root] == ["good", "bad", "small", "fine"]
     assert (root.get("errors"), root.get("skipped"), root.get("time")) == ("1", "1", "1.750")
     assert root.get("tests") == str(len(root.findall("testsuite/testcase")))
     error = root.find("testsuite/testcase/error")
@@ -47,6 +48,8 @@ def test_anything_can_be_told(full: Report) -> None:
     odd = 'a<b>&"\x00\x1b[31m\ud800 \U0001f600\n'
     gates = tuple(replace(gate, message=odd) for gate in full.gates)
     root = fromstring(
-        junit_document([junit_suite(replace(full, source=odd, gates=gates)), junit_error(odd, "x", odd)]).encode()
+        junit_document(
+            [junit_suite(replace(full, source=odd, gates=gates)), junit_result(odd, End.ERROR, odd, "x")]
+        ).encode()
     )
     assert root[0].get("name") == 'a<b>&"\ufffd\ufffd[31m\ufffd \U0001f600\n'
