@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from qcompress.calibrate import observe_shapes
 from qcompress.decisions import CompressionPlan, Keep, Quantize
 from qcompress.errors import RecipeError
 from qcompress.graph import Model, digest
@@ -12,16 +15,19 @@ from qcompress.graph.edit import set_constant
 from qcompress.operators import Layer, find_layers, why_not_stored
 from qcompress.planning.losses import LossMeter
 from qcompress.planning.make import PlanSettings, choosing_feeds, loss_meter, most_runs
+from qcompress.planning.pieces import Shapes
+from qcompress.planning.pruning.channels import choose_channels, find_candidates, mask_tasks, masks_of
 from qcompress.planning.pruning.gradients import weigh_gradients
 from qcompress.planning.pruning.sparsity import Gradients, data_of, globally_ranked, measured, prunable, same_share
 from qcompress.planning.pruning.tasks import EXACT, PruneTask, Shrink
 from qcompress.planning.readings import readings_of
-from qcompress.planning.walk import WalkSettings, walk
+from qcompress.planning.walk import Task, WalkSettings, walk
 from qcompress.planning.widths import elements
 from qcompress.planning.work import Workplace
 from qcompress.prune import CRITERIA, prune_weight
 from qcompress.quantize import Evidence
 from qcompress.rewrite.bias import shift_biases
+from qcompress.structure import cut, find_groups, multiply_adds
 from qcompress.types import Array, Criterion, Form, Prune, Spread
 
 LEAST_ZEROS = 0.05
@@ -51,6 +57,8 @@ def prune_model(work: Workplace, settings: PlanSettings) -> Pruned:
         RecipeError: nothing can be pruned, or what is asked for needs data.
         CalibrationError: an activation is NaN or infinite.
     """
+    if work.recipe.pruning.pattern.channels:
+        return _without_channels(work, settings)
     layers, _ = prunable(work)
     if not layers:
         raise RecipeError(f"{work.model.path.name}: no weight can be pruned", "qcompress inspect lists the weights")
@@ -83,7 +91,62 @@ def replay_pruning(work: Workplace, prunes: Mapping[str, Prune], channels: Mappi
     for criterion in sorted(criteria):
         found, _ = weigh_gradients(work, [layers[name] for name in prunes], criterion)
         gradients = {**gradients, **found}
-    return Pruned(apply_prunes(work, prunes, gradients), prunes, channels, None, _meter(work))
+    model = apply_channels(work, channels) if channels else apply_prunes(work, prunes, gradients)
+    return Pruned(model, prunes, channels, None, _meter(work))
+
+
+def _without_channels(work: Workplace, settings: PlanSettings) -> Pruned:
+    """Cut whole channels out."""
+    pruning = work.recipe.pruning
+    if work.parts is None:
+        raise RecipeError("channels are chosen and made up for on data, and there is none", "give --data")
+    if pruning.amount is None:
+        raise RecipeError("it is not said how much is cut out", "give the share of multiply-adds, for example --prune 0.3")
+    walking, meter = walk_settings(work), _meter(work)
+    candidates = find_candidates(work, pruning.criterion or Criterion.OPTIMAL_BRAIN, walking)
+    runs = 0 if meter is None else most_runs(work, settings, meter)
+    measuring = None if pruning.spread in (Spread.LAYER, Spread.GLOBAL) else meter
+    kept = choose_channels(work, candidates, pruning.amount, (measuring, runs, walking))
+    model = apply_channels(work, kept)
+    loss = None if meter is None else meter.of(model)
+    before, after = sum(candidates.costs.values()), sum(multiply_adds(model, _shapes_of(model, work)).values())
+    lost = "" if loss is None else f", which loses {loss:.2g} of agreement"
+    again = ", what reads the others solved again" if pruning.compensate else ""
+    told = f"cut channels of {len(kept)} of {len(candidates.groups)} groups{again}: {1.0 - after / max(before, 1):.1%} fewer multiply-adds{lost}"
+    return Pruned(model, {}, kept, loss, meter, (told, *_obstacles(candidates.reasons)))
+
+
+def apply_channels(work: Workplace, kept: Mapping[str, tuple[int, ...]]) -> Model:
+    """A copy of the model without the units that do not stay, the weights that read the others solved again in sequence.
+
+    Raises:
+        RecipeError: the model has no group of that name, or not so many units.
+    """
+    found = find_groups(work.model, work.shapes)
+    groups = {group.name: group for group in found.groups}
+    wrong = [name for name, units in kept.items() if name not in groups or max(units) >= groups[name].units]
+    if wrong:
+        raise RecipeError(f"the plan cuts channels of {wrong[0]!r}, which the model does not have", "make the plan again")
+    layers = {layer.name: layer for layer in work.layers}
+    masks = masks_of([groups[name] for name in kept], kept, layers)
+    model = _rewritten(work, mask_tasks(work, masks, work.recipe.pruning.compensate), "Cutting channels")
+    cut(model, found, {name: np.asarray(units) for name, units in kept.items()})
+    return model
+
+
+def _shapes_of(model: Model, work: Workplace) -> Shapes:
+    return {} if work.parts is None else observe_shapes(model, next(iter(work.parts.fit.batches())).feed)
+
+
+def _obstacles(reasons: Mapping[str, str]) -> tuple[str, ...]:
+    """Why channels of other weights cannot be cut, each reason once."""
+    found: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        found.setdefault(reason, []).append(name)
+    return tuple(
+        f"channels not cut: {reason} ({', '.join(names[:2])}{f' and {len(names) - 2} more' if len(names) > 2 else ''})"
+        for reason, names in found.items()
+    )
 
 
 def apply_prunes(work: Workplace, prunes: Mapping[str, Prune], gradients: Gradients) -> Model:
@@ -94,9 +157,14 @@ def apply_prunes(work: Workplace, prunes: Mapping[str, Prune], gradients: Gradie
         for name, prune in prunes.items()
         if prune.sparsity > 0.0 or prune.threshold is not None or prune.pattern.is_fixed
     }
-    model = work.model.clone()
-    with work.progress.stage("Pruning", len(tasks), "weights") as stage:
+    return _rewritten(work, tasks, "Pruning")
+
+
+def _rewritten(work: Workplace, tasks: Mapping[str, Task], title: str) -> Model:
+    """A copy of the model with the weights and biases that a walk settles."""
+    with work.progress.stage(title, len(tasks), "weights") as stage:
         settled = walk(work.model, tasks, data_of(work), walk_settings(work), stage)
+    model = work.model.clone()
     own = {layer.name: layer for layer in find_layers(model)}
     for name, item in settled.items():
         set_constant(own[name].weight, item.tensor.dequantize())
