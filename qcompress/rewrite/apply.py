@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from qcompress.decisions import CompressionPlan, Quantize
 from qcompress.errors import RecipeError
 from qcompress.graph import Model
+from qcompress.graph.edit import taken_names
 from qcompress.graph.passes.halves import narrow_halves
+from qcompress.graph.passes.names import shorten_names
 from qcompress.graph.passes.unused import forget_made_up_names, remove_unused
 from qcompress.operators import find_layers, why_not_stored
 from qcompress.progress import SILENT, Progress
@@ -55,6 +57,7 @@ def apply_plan(
     missing = [name for name in plan.weights if name not in layers]
     if missing:
         raise RecipeError(f"the plan names weight {missing[0]!r}, which the model does not have", "make the plan again")
+    known = taken_names(model.graph)
     context = Context(model, plan, frozenset(plan.integer_nodes), codes)
     with progress.stage("rewrite", len(plan.weights), "weights") as stage:
         for name, decision in plan.weights.items():
@@ -71,4 +74,5 @@ def apply_plan(
     remove_unused(model)
     narrow_halves(model)
     forget_made_up_names(model)
+    shorten_names(model, known, (value for value in context.shared.values() if value.uses()))
     return Rewritten(context.biases, context.entropies, context.zeros, context.saved)

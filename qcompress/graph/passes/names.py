@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+from itertools import count
+
 import onnx_ir as ir
 
-from qcompress.graph.edit import ADDED
+from qcompress.graph.edit import ADDED, taken_names
 from qcompress.graph.model import Model
 
 
@@ -30,6 +33,22 @@ def unique_names(model: Model) -> int:
             changed += node.name in nodes
             node.name = _free(node.name, nodes)
     return changed
+
+
+def shorten_names(model: Model, known: Collection[str], constants: Iterable[ir.Value]) -> None:
+    """Number what was written into the model: names of tensors are a tenth of a small file.
+
+    Inputs, outputs and whatever else is ``known`` keep their names, and so do all constants but ``constants``.
+    """
+    taken = taken_names(model.graph)
+    numbers = (name for number in count(1) if (name := f"q{number}") not in taken)
+    for graph in model.ir.graphs():
+        for node in graph:
+            for value in node.outputs:
+                if value.name and value.name not in known and not value.is_graph_output():
+                    value.name = next(numbers)
+    for value in constants:
+        value.name = next(numbers)
 
 
 def _tensors_of(graph: ir.Graph) -> list[ir.Value]:

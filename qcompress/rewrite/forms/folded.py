@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from qcompress.decisions import Quantize
 from qcompress.graph import Value
 from qcompress.graph.edit import FLOAT, INT32, replace_uses, set_constant
 from qcompress.operators import Layer
-from qcompress.rewrite.chain import Chain
+from qcompress.rewrite.chain import Chain, shape_of
 from qcompress.rewrite.context import Context, encode
 from qcompress.rewrite.forms.parts import as_float, broadcastable, floats, zeros_of
 from qcompress.rewrite.sparse import put_back, take_out
@@ -43,8 +41,7 @@ def _affine(chain: Chain, layer: Layer, quantized: QuantizedTensor) -> Value:
     decoded = floats(chain, quantized.scheme, counted, stored.lowest, zeros)
     decoded = chain.node("Mul", [decoded, scales(chain, quantized, scale, name)], f"{name}/dq")
     if codes.shape != layer.shape:
-        shape = chain.constant(f"{name}_shape", np.asarray(layer.shape, dtype=np.int64))
-        decoded = chain.node("Reshape", [decoded, shape], f"{name}_shaped")
+        decoded = chain.node("Reshape", [decoded, shape_of(chain, layer.shape)], f"{name}_shaped")
     return decoded
 
 

@@ -309,11 +309,12 @@ def test_composites_are_left_whole(name, tmp_path):
         if tensor in inside - {"r"}
     }
     readers = [node for node in proto.graph.node if node.name in pattern.whole]
-    produced = {output: node.op_type for node in proto.graph.node for output in node.output}
+    produced = {output: node for node in proto.graph.node for output in node.output}
     assert len(readers) == len(pattern.whole)
     assert not within
-    later = [tensor for node in readers for tensor in node.input if produced.get(tensor) in conversions]
-    assert set(later) <= {"c/dq"}  # only the convolution's own output arrives decoded
+    later = [produced[tensor] for node in readers for tensor in node.input if tensor in produced]
+    sources = {produced[node.input[0]].input[0] for node in later if node.op_type in conversions}
+    assert sources <= {"c"}  # only the convolution's own output arrives decoded
 
 
 def test_every_scale_is_written_once(tmp_path):
