@@ -12,7 +12,7 @@ from qcompress.calibrate import observe_shapes
 from qcompress.graph import Model
 from qcompress.graph.edit import constant_array, set_constant
 from qcompress.runtime import Optimization
-from qcompress.structure import Groups, cut, find_groups
+from qcompress.structure import Groups, Slice, cut, find_groups
 from qcompress.types import Array, Feed
 
 
@@ -74,3 +74,19 @@ def sizes(model: Model) -> dict[str, tuple[int, ...]]:
         for name, value in model.graph.initializers.items()
         if value.const_value is not None
     }
+
+
+def slices_of(groups: Groups) -> dict[str, tuple[int, str, str, str]]:
+    """Name -> units, and producers, consumers and others as ``constant/axis*positions``, those of one position without it."""
+
+    def written(pieces: tuple[Slice, ...]) -> str:
+        counts = ("" if piece.indices.shape[1] == 1 else f"*{piece.indices.shape[1]}" for piece in pieces)
+        return " ".join(f"{piece.constant}/{piece.axis}{count}" for piece, count in zip(pieces, counts, strict=True))
+
+    parts = ((group, map(written, (group.producers, group.consumers, group.others))) for group in groups.groups)
+    return {group.name: (group.units, *texts) for group, texts in parts}
+
+
+def reasons(groups: Groups) -> dict[str, str]:
+    """Weight -> why its channels stay."""
+    return {blocked.name: blocked.reason for blocked in groups.blocked}

@@ -22,7 +22,8 @@ def cut(model: Model, groups: Groups, kept: Mapping[str, Array]) -> None:
         kept: group name -> indices of the units to keep, ascending; groups that are not named stay whole.
 
     Raises:
-        ValueError: no unit of a group would be left, or there is no such group or unit.
+        KeyError: there is no such group.
+        ValueError: no unit of a group would be left, or there is no such unit.
     """
     removed = {name: _removed(groups[name], units) for name, units in kept.items()}
     removed = {name: units for name, units in removed.items() if len(units)}

@@ -87,5 +87,12 @@ class Groups:
     blocked: tuple[Blocked, ...]
 
     def __getitem__(self, name: str) -> ChannelGroup:
-        """The group of a name."""
-        return next(group for group in self.groups if group.name == name)
+        """The group of a name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise KeyError(name)

@@ -1,4 +1,4 @@
-"""Groups of channels of every kind of network, and what is left when some of them are cut."""
+"""Groups of channels in every kind of network, what is left when some are cut, and why others stay."""
 
 from __future__ import annotations
 
@@ -6,35 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cut_models import assert_cut_is_zeros, some_units
+from cut_models import assert_cut_is_zeros, groups_of, reasons, sizes, slices_of, some_units
+from cut_texts import CASES, STAYING, Case
+from text_models import prepared
 
 from qcompress.calibrate import observe_shapes
-from qcompress.graph.model import Model
+from qcompress.graph import Model
 from qcompress.pipeline import load_prepared
-from qcompress.structure import Groups, find_groups, multiply_adds
+from qcompress.structure import RULES, Groups, cut, find_groups, multiply_adds
 from qcompress.types import Array
 
 SAMPLES = Path(__file__).resolve().parents[3] / "sample_models"
-HEAD = '<ir_version: 8, opset_import: ["": 17]>'
-
-
-def members(groups: Groups) -> dict[str, tuple[int, list[str], list[str], list[str]]]:
-    """Name -> units, producers, consumers and others as ``constant/axis``."""
-    return {
-        group.name: (
-            group.units,
-            *(
-                [f"{piece.constant}/{piece.axis}" for piece in part]
-                for part in (group.producers, group.consumers, group.others)
-            ),
-        )
-        for group in groups.groups
-    }
-
-
-def reasons(groups: Groups) -> dict[str, str]:
-    """Weight -> why its channels stay."""
-    return {blocked.name: blocked.reason for blocked in groups.blocked}
 
 
 def sample(name: str) -> tuple[Model, Groups, list[dict[str, Array]]]:
@@ -51,10 +33,102 @@ def test_sample_models_are_cut(name: str, count: int, share: float) -> None:
     model, groups, feeds = sample(name)
     assert len(groups.groups) == count
     kept = some_units(groups, 3, share)
-    smaller = None
+    smaller = model
     for feed in feeds:
         smaller = assert_cut_is_zeros(model, groups, kept, feed)
-    assert smaller is not None
     before = sum(multiply_adds(model, observe_shapes(model, feeds[0])).values())
     after = sum(multiply_adds(smaller, observe_shapes(smaller, feeds[0])).values())
     assert after < (share + 0.1) * before
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_what_goes_together_is_found(tmp_path: Path, case: Case) -> None:
+    _, groups = groups_of(tmp_path, case.text, case.weights, case.feed)
+    assert slices_of(groups) == case.groups
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("share", [0.7, 0.01])
+def test_a_cut_is_as_good_as_zeros_in_the_consumers(tmp_path: Path, case: Case, share: float) -> None:
+    model, groups = groups_of(tmp_path, case.text, case.weights, case.feed)
+    kept = some_units(groups, 7, share)
+    before = sizes(model)
+    smaller = assert_cut_is_zeros(model, groups, kept, case.feed)
+    assert sizes(model) == before  # the copy was cut
+    assert {name for name, shape in sizes(smaller).items() if before.get(name, shape) != shape} >= {
+        piece.constant for group in groups.groups for piece in group.slices if len(kept[group.name]) < group.units
+    }
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_groups_are_independent_of_each_other(tmp_path: Path, case: Case) -> None:
+    model, groups = groups_of(tmp_path, case.text, case.weights, case.feed)
+    for group in groups.groups:
+        assert_cut_is_zeros(model, groups, {group.name: np.arange(1, group.units)}, case.feed)
+
+
+@pytest.mark.parametrize("case", STAYING, ids=lambda case: case.name)
+def test_what_must_stay_says_why(tmp_path: Path, case: Case) -> None:
+    _, groups = groups_of(tmp_path, case.text, case.weights, case.feed)
+    assert slices_of(groups) == case.groups
+    for name, reason in case.reasons.items():
+        assert reason in reasons(groups)[name]
+
+
+def test_an_operator_without_a_rule_lets_everything_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = CASES[0]
+    monkeypatch.delitem(RULES, "Relu")
+    _, groups = groups_of(tmp_path, case.text, case.weights, case.feed)
+    assert "w1" not in slices_of(groups)
+    assert reasons(groups)["w1"] == reasons(groups)["w2"] == "Relu 'a1': it has no rule"
+
+
+def test_a_cut_keeps_something(tmp_path: Path) -> None:
+    case = CASES[0]
+    model, groups = groups_of(tmp_path, case.text, case.weights, case.feed)
+    name = groups.groups[0].name
+    for wrong in ([], [1, 0], [0, 0], [-1, 2], [0, groups.groups[0].units]):
+        with pytest.raises(ValueError, match="ascending"):
+            cut(model, groups, {name: np.array(wrong, dtype=np.int64)})
+    with pytest.raises(KeyError, match="nobody"):
+        cut(model, groups, {"nobody": np.array([0])})
+
+
+def test_keeping_everything_changes_nothing(tmp_path: Path) -> None:
+    case = CASES[0]
+    model, groups = groups_of(tmp_path, case.text, case.weights, case.feed)
+    before = model.serialize()
+    cut(model, groups, {group.name: np.arange(group.units) for group in groups.groups})
+    assert model.serialize() == before
+
+
+def test_without_shapes_nothing_is_cut(tmp_path: Path) -> None:
+    case = CASES[0]
+    model = prepared(tmp_path, case.text, case.weights)
+    groups = find_groups(model, {})
+    assert not groups.groups
+
+
+def test_multiply_adds_are_those_of_the_formulas(tmp_path: Path) -> None:
+    text = """
+    <ir_version: 8, opset_import: ["": 17]>
+    g (float[1, 4, 8, 8] x, float[5, 2, 6] s) => (float[1, 3] y, float[5, 1, 2, 7] h) {
+      [conv] a = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1], strides = [2, 2], group = 2> (x, w1)
+      [up] b = ConvTranspose <kernel_shape = [2, 2], strides = [2, 2]> (a, w2)
+      p = GlobalAveragePool (b)
+      f = Flatten (p)
+      [product] m = MatMul (f, w3)
+      [gemm] y = Gemm <transB = 1> (m, w4)
+      [lstm] h = LSTM <hidden_size = 7> (s, wi, wr)
+    }
+    """
+    weights = {"w1": (6, 2, 3, 3), "w2": (6, 5, 2, 2), "w3": (5, 9), "w4": (3, 9), "wi": (1, 28, 6), "wr": (1, 28, 7)}
+    feed = {"x": np.ones((1, 4, 8, 8), np.float32), "s": np.ones((5, 2, 6), np.float32)}
+    model = prepared(tmp_path, text, weights)
+    assert multiply_adds(model, observe_shapes(model, feed)) == {
+        "conv": 6 * 4 * 4 * 2 * 9,
+        "up": 6 * 4 * 4 * 5 * 4,
+        "product": 5 * 9,
+        "gemm": 9 * 3,
+        "lstm": 5 * 2 * 28 * (6 + 7),
+    }
