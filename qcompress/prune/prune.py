@@ -13,7 +13,7 @@ from qcompress.prune.conditioning import expected, pick_conditioning, row_error
 from qcompress.prune.criteria import CRITERIA
 from qcompress.prune.criteria.optimal_brain import stiffness_of
 from qcompress.prune.patterns import PATTERNS, kind_of
-from qcompress.prune.stages import choose_in_stages
+from qcompress.prune.stages import Choice, choose_in_stages
 from qcompress.quantize import Evidence, Gram, Layout, from_rows, to_rows
 from qcompress.types import Array, Criterion, Prune
 
@@ -104,7 +104,8 @@ def _jointly(weight: Array, prune: Prune, evidence: Evidence, gram: Gram) -> tup
     hessian = conditioning.apply(gram.pooled)
     stiffness = stiffness_of(hessian)
     at_once = choose(np.square(rows) * stiffness[:, None], prune.sparsity)
-    masks = [at_once] if picked is None else [at_once, choose_in_stages(rows, at_once, hessian, stiffness, choose)]
+    choice = Choice(choose, stiffness, 1 if prune.pattern.is_fixed else prune.pattern.of)
+    masks = [at_once] if picked is None else [at_once, choose_in_stages(rows, at_once, hessian, choice)]
     found: list[tuple[Array, Array]] = []
     for keep in masks:
         mask = np.ascontiguousarray(from_rows(keep, weight.shape, evidence.layout, evidence.groups))

@@ -17,6 +17,7 @@ section 3. The cubic schedule: Zhu and Gupta, 2017, arXiv:1710.01878, equation 1
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -33,47 +34,61 @@ _RHO = 1.0
 # Numbers that are worked on at a time.
 _CHUNK = 1 << 22
 
-Choose = Callable[[Array, float], Array]
-"""Scores (groups, outputs, inputs) and a share to prune -> True where a number stays."""
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """How a mask is chosen of numbers.
+
+    ``mask``: scores (groups, outputs, inputs) and a share to prune -> True where a number stays. ``stiffness``: (groups, inputs),
+    what a squared number counts, 1 / (H^-1)_kk. ``unit``: how many neighbours go together.
+    """
+
+    mask: Callable[[Array, float], Array]
+    stiffness: Array
+    unit: int = 1
+
+    def share(self, keep: Array) -> float:
+        """What share of units a mask prunes."""
+        units = keep[..., :: self.unit]
+        return 1.0 - np.count_nonzero(units) / units.size
 
 
-def choose_in_stages(target: Array, keep: Array, hessian: Array, stiffness: Array, choose: Choose) -> Array:
-    """A better mask with as many numbers.
+def choose_in_stages(target: Array, keep: Array, hessian: Array, choice: Choice) -> Array:
+    """A better mask that keeps as much.
 
     Args:
         target: (groups, outputs, inputs), float64.
-        keep: of the same shape, the mask chosen at once; it says how many go of the outputs that are worked on at a time.
+        keep: of the same shape, the mask chosen at once; it says how much goes of the outputs that are worked on at a time.
         hessian: (groups, inputs, inputs), positive definite.
-        stiffness: (groups, inputs), what a squared number counts, 1 / (H^-1)_kk.
-        choose: the pattern.
+        choice: the pattern, and what a squared number counts.
     """
     roots = np.sqrt(np.diagonal(hessian, axis1=1, axis2=2))
     correlations = hessian / roots[:, :, None] / roots[:, None, :]
-    counts = stiffness / np.square(roots)
+    counts = choice.stiffness / np.square(roots)
     groups, outputs, inputs = target.shape
     step = max(1, _CHUNK // max(groups * inputs, 1))
     parts = [slice(at, at + step) for at in range(0, outputs, step)]
     return np.concatenate(
-        [_alternate(target[:, part] * roots[:, None], keep[:, part], correlations, counts, choose) for part in parts], axis=1
+        [_alternate(target[:, part] * roots[:, None], keep[:, part], correlations, counts, choice) for part in parts], axis=1
     )
 
 
-def _alternate(target: Array, keep: Array, hessian: Array, counts: Array, choose: Choose) -> Array:
-    share = 1.0 - np.count_nonzero(keep) / keep.size
+def _alternate(target: Array, keep: Array, hessian: Array, counts: Array, choice: Choice) -> Array:
+    share = choice.share(keep)
     if share in {0.0, 1.0}:
         return keep
     inverse = np.linalg.inv(hessian + _RHO * np.eye(hessian.shape[1]))
     wanted = target @ (hessian @ inverse)
     pull = _RHO * inverse
     resistance = np.zeros_like(target)
-    allowed = target * choose(np.square(target) * counts[:, None], 0.3 * share)
+    allowed = target * choice.mask(np.square(target) * counts[:, None], 0.3 * share)
     gradual = round(_GRADUAL * _STAGES)
     for stage in range(1, _STAGES + 1):
         drawn = (allowed - resistance) @ pull
         drawn += wanted
         resistance += drawn
         now = share if stage >= gradual else share * (1.0 - (1.0 - stage / gradual) ** 3)
-        keep = choose(np.square(resistance) * counts[:, None], now)
+        keep = choice.mask(np.square(resistance) * counts[:, None], now)
         allowed = np.where(keep, resistance, 0.0)
         resistance -= allowed
     return keep
