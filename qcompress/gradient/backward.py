@@ -103,10 +103,14 @@ class Backward:
             fed: initializer -> other values than those of the model, for names among ``settings.fed``.
 
         Raises:
-            ModelError: the model does not run on the feed, or the runtime lacks a kernel of the backward pass.
+            ModelError: a seed is missing, the model does not run on the feed, or the runtime lacks a kernel of the backward
+                pass.
         """
         if not self._gradients:
             return {}
+        missing = sorted(set(self._seeds) - set(seeds))
+        if missing:
+            raise ModelError(f"there is no seed for output {missing[0]!r}", "give one for every seeded output")
         given = {self._seeds[name]: seed for name, seed in seeds.items() if name in self._seeds}
         found = self._backward.run({**feed, **self._defaults, **fed, **given}, list(self._gradients.values()))
         return {name: found[output] for name, output in self._gradients.items()}
@@ -132,10 +136,11 @@ class Backward:
             self._gradients[name] = result.name or ""
             found.append(result)
         replace_outputs(self._model.graph, found)
-        read = {value.name for value in self._model.graph.inputs if value.uses()}
-        for name, seed in list(self._seeds.items()):
-            if seed not in read:
-                del self._seeds[name]
+        unread = [value for value in self._model.graph.inputs if value.name in self._seeds.values() and not value.uses()]
+        for value in unread:
+            self._model.graph.inputs.remove(value)
+        names = {value.name for value in unread}
+        self._seeds = {name: seed for name, seed in self._seeds.items() if seed not in names}
         return unreached
 
     def _seed(self, output: Value) -> Tensor:

@@ -113,6 +113,10 @@ class Tensor:
         """New axes of length 1."""
         return self.tape.node("Unsqueeze", (self, self.tape.ints(axes))) if axes else self
 
+    def squeeze(self, axes: Sequence[int]) -> Tensor:
+        """Without some axes of length 1."""
+        return self.tape.node("Squeeze", (self, self.tape.ints(axes)))
+
     def expand(self, shape: Tensor) -> Tensor:
         """Repeated along axes of length 1."""
         return self.tape.node("Expand", (self, shape))

@@ -7,6 +7,7 @@ product of the output's gradient and of what that place sees of the input.
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 
 from qcompress.gradient.rules.windows import Windows, spread, windows_of
 from qcompress.gradient.step import Gradients, Step
@@ -24,7 +25,7 @@ def conv(step: Step) -> Gradients:
     if step.needs(1):
         found[1] = weight_gradient(x, dy, weight, windows, group)
     if step.needs(2):
-        found[2] = dy.sum([0, *windows.axes], keep=False)
+        found[2] = over_all(dy)
     return found
 
 
@@ -39,7 +40,7 @@ def conv_transpose(step: Step) -> Gradients:
     if step.needs(1):
         found[1] = weight_gradient(dy, x, weight, windows, group)
     if step.needs(2):
-        found[2] = dy.sum([0, *windows.axes], keep=False)
+        found[2] = over_all(dy)
     return found
 
 
@@ -90,43 +91,72 @@ def weight_gradient(x: Tensor, dy: Tensor, weight: Tensor, windows: Windows, gro
     outputs, inputs, *kernel = fixed(weight.dims) or ()
     if windows.rank == 2 and inputs == 1 and outputs == group and max(kernel) > 1:
         return _depthwise(x, dy, windows).reshape([outputs, 1, *kernel])
+    if windows.is_pointwise and max(windows.strides) == 1 and group == 1 and _is_wide(weight, dy):
+        folded = (
+            tensor.reshape([0, 0, -1]).transpose([1, 0, 2]).reshape([count, -1])
+            for tensor, count in ((dy, outputs), (x, inputs))
+        )
+        return dy.tape.node("Gemm", tuple(folded), {"transB": 1}).reshape([outputs, inputs, *kernel])
     padded = windows.padded(x)
     gradient = dy.reshape([0, group, outputs // group, -1])
     parts = []
     for offset in windows.taps():
         whole = windows.is_pointwise and max(windows.strides) == 1
         seen = (padded if whole else windows.seen(padded, offset, dy)).reshape([0, group, inputs, -1])
-        parts.append(dy.tape.node("MatMul", (gradient, seen.transpose([0, 1, 3, 2]))).sum([0], keep=False))
+        parts.append(over_batch(dy.tape.node("MatMul", (gradient, seen.transpose([0, 1, 3, 2]))), dy))
     if len(parts) == 1:
         return parts[0].reshape([outputs, inputs, *kernel])
     stacked = dy.tape.concat([part.reshape([outputs, inputs, 1]) for part in parts], axis=2)
     return stacked.reshape([outputs, inputs, *kernel])
 
 
-def _depthwise(x: Tensor, dy: Tensor, windows: Windows) -> Tensor:
-    """The gradient of a 2-D depthwise weight, (channels, prod(kernel)).
+def _is_wide(weight: Tensor, dy: Tensor) -> bool:
+    """Whether a weight has more numbers than one sample's input and output have, so that adding it up over a batch costs more
+    than turning these.
+    """
+    space = None if dy.dims is None else fixed(dy.dims[2:])
+    dims = fixed(weight.dims)
+    return space is not None and dims is not None and prod(dims) > (dims[0] + dims[1]) * prod(space)
 
-    One product of matrices for each channel in place of a pass over the input for each place in the kernel: row h of the
-    input, seen from column j of the kernel, times row r of dY belongs to the kernel's row i if h = stride r + dilation i.
+
+def _depthwise(x: Tensor, dy: Tensor, windows: Windows) -> Tensor:
+    """The gradient of a 2-D depthwise weight, (channels, *kernel).
+
+    One product of matrices for each channel and column of the kernel, in place of a pass over the input for each place in
+    the kernel: row h of the input times row r of dY belongs to the kernel's row i if h = stride r + dilation i - padding.
     """
     tape = x.tape
-    padded = windows.padded(x)
-    offsets = [windows.dilations[1] * column for column in range(windows.kernel[1])]
-    rows = tape.concat([windows.seen(padded, [offset], dy, axes=[1]) for offset in offsets], axis=2)
-    products = tape.node("MatMul", (rows, dy.transpose([0, 1, 3, 2]))).sum([0], keep=False)
-    pairs = products.reshape([0, len(offsets), -1])  # [channels, column, height * rows of dY]
-    found = tape.node("MatMul", (pairs, _rows_that_meet(padded, dy, windows)))  # [channels, column, row]
-    return found.transpose([0, 2, 1])
+    wide = replace(windows, begins=(0, windows.begins[1]), ends=(0, windows.ends[1])).padded(x)
+    mask = _rows_that_meet(x, dy, windows)
+    turned = dy.transpose([0, 1, 3, 2])
+    parts = []
+    for column in range(windows.kernel[1]):
+        seen = windows.seen(wide, [windows.dilations[1] * column], dy, axes=[1])
+        pairs = tape.node("MatMul", (seen, turned))  # [batch, channels, height, rows of dY]
+        parts.append(tape.node("MatMul", (pairs.reshape([0, 0, 1, -1]), mask)))  # [batch, channels, 1, kernel rows]
+    return over_batch(tape.concat(parts, axis=2), dy).transpose([0, 2, 1])
 
 
-def _rows_that_meet(padded: Tensor, dy: Tensor, windows: Windows) -> Tensor:
+def _rows_that_meet(x: Tensor, dy: Tensor, windows: Windows) -> Tensor:
     """1 where row h of the input is what row i of the kernel sees for row r of dY: (height * rows of dY, kernel rows)."""
-    tape = padded.tape
-    height = tape.count(tape.extents(padded, [2])).reshape([-1, 1, 1])
+    tape = x.tape
+    height = tape.count(tape.extents(x, [2])).reshape([-1, 1, 1])
     rows = tape.count(tape.extents(dy, [2])).reshape([1, -1, 1])
     first = tape.node("Mul", (rows, tape.ints(windows.strides[:1])))
-    places = tape.ints([windows.dilations[0] * row for row in range(windows.kernel[0])])
-    return tape.cast((height - first).equals(places), padded.dtype).reshape([-1, windows.kernel[0]])
+    places = tape.ints([windows.dilations[0] * row - windows.begins[0] for row in range(windows.kernel[0])])
+    return tape.cast((height - first).equals(places), x.dtype).reshape([-1, windows.kernel[0]])
+
+
+def over_batch(tensor: Tensor, dy: Tensor) -> Tensor:
+    """The sum along the first axis, which goes; it is as long as that of ``dy``."""
+    if dy.dims is not None and dy.dims[0] == 1:
+        return tensor.squeeze([0])
+    return tensor.sum([0], keep=False)
+
+
+def over_all(dy: Tensor) -> Tensor:
+    """The sum of every channel: along space first, where numbers lie beside each other."""
+    return over_batch(dy.reshape([0, 0, -1]).sum([2], keep=False), dy)
 
 
 def _transposed_windows(step: Step, kernel: tuple[int, ...], x: Tensor) -> Windows:
