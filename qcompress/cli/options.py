@@ -326,6 +326,10 @@ def _set_talk(context: click.Context, parameter: click.Parameter, wanted: bool) 
     talk = context.ensure_object(Talk)
     if wanted:
         setattr(talk, str(parameter.name), True)
+    if wanted and parameter.name == "supervised":
+        from qcompress.cli.supervised import end_with_supervisor
+
+        end_with_supervisor()
     if talk.quiet and talk.verbose:
         raise click.UsageError("--quiet and --verbose do not go together", context)
 

@@ -26,7 +26,6 @@ def supervised_progress() -> Iterator[Progress]:
 
     A stage that is timed begins when the supervisor has answered with a line. The process ends when the supervisor does.
     """
-    _die_with_parent()
     sys.stdout.flush()
     with os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8", buffering=1) as events:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -93,12 +92,20 @@ def _listen(answers: SimpleQueue[str]) -> None:
     os._exit(ExitCode.UNUSABLE)
 
 
-def _die_with_parent() -> None:
-    """On Linux the system ends this process with its supervisor, even when it is stopped or in native code for long."""
+def end_with_supervisor() -> None:
+    """On Linux the system ends this process with its supervisor, even when it is stopped or in native code for long.
+
+    Called before anything slow is imported. A supervisor that is gone already has closed its end of stdin.
+    """
     if sys.platform != "linux":
         return
     import ctypes
+    import select
     import signal
 
     pr_set_pdeathsig = 1  # linux/prctl.h
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    waiting = select.poll()
+    waiting.register(sys.stdin.fileno(), select.POLLHUP)
+    if any(event & select.POLLHUP for _, event in waiting.poll(0)):
+        os._exit(ExitCode.UNUSABLE)

@@ -132,6 +132,9 @@ def resolved(table: Table, home: Path) -> dict[str, Any]:
     for key in ("model", "data", "eval_data", *PATHS):
         if isinstance(found.get(key), str):
             found[key] = located(found[key], home)
+    recipe = table.get("recipe")
+    if isinstance(recipe, str) and not recipe.endswith(".toml") and not (home / recipe).exists():
+        found["recipe"] = recipe  # a name, or meant to be one
     return found
 
 

@@ -69,7 +69,7 @@ def killed(manifest: Path, out: Path, options: argparse.Namespace, seconds: floa
     time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 10
     while stray(out) and time.monotonic() < deadline:
         time.sleep(0.05)
     if stray(out):

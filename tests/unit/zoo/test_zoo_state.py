@@ -1,0 +1,220 @@
+"""Keys, results that stand, locks and places."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from many_models import make_model
+
+from qcompress.errors import OutputError
+from qcompress.zoo.jobs import (
+    Event,
+    Figures,
+    Job,
+    Kind,
+    Limits,
+    Outcome,
+    Status,
+    Summary,
+    job_from_json,
+    outcome_from_json,
+    summary_from_json,
+    to_json,
+)
+from qcompress.zoo.keys import Keys, key_of
+from qcompress.zoo.places import digest_file, publish
+from qcompress.zoo.quiet import Quiet
+from qcompress.zoo.run import decide, make_jobs
+from qcompress.zoo.state import SCRATCH, State, begin_run, end_run, locked, running, standing, state_path, write_state
+
+FIGURES = Figures(1000, 250, speedup=1.5, drop=0.01, drop_of="accuracy")
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    model = make_model(tmp_path, "small", 0)
+    target = tmp_path / "out" / "small.onnx"
+    return Job("small", str(model), str(target), str(model.with_suffix(".calib.npz")), options={"--seed": ("1",)})
+
+
+def parts_after(job: Job) -> dict[str, str]:
+    return Keys().parts(job)
+
+
+def changed(one: dict[str, str], other: dict[str, str]) -> set[str]:
+    return {name for name in one if one[name] != other[name]}
+
+
+def test_values_survive_json():
+    job = Job("a/b", "/m.onnx", "/o/a/b.onnx", "random", None, {"--seed": ("1",), "--no-latency": ()}, Limits(3.0, 4))
+    outcome = Outcome("a/b", Status.DONE, "key", figures=FIGURES, files={"b.onnx": "00"}, notes=("x",), peak=5)
+    summary = Summary((outcome, Outcome("c", Status.CRASHED, cause="SIGSEGV")), 2.0, 3, {"qcompress": "1"})
+    assert job_from_json(to_json(job)) == job
+    assert outcome_from_json(to_json(outcome)) == outcome
+    assert summary_from_json(to_json(summary)) == summary
+    assert "advanced" in to_json(Event("a", Kind.ADVANCED))
+    assert job.arguments() == ["--data=random", "--no-latency", "--seed=1"]
+
+
+def test_the_key_follows_content_and_not_names_or_times(job: Job, tmp_path: Path):
+    before = parts_after(job)
+    os.utime(job.model, (1, 1))
+    assert parts_after(job) == before
+    moved = Path(job.model).rename(tmp_path / "other.onnx")
+    assert changed(parts_after(replace(job, model=str(moved))), before) == {"model"}  # its name is in its report
+    moved.rename(job.model)
+    Path(job.model).write_bytes(Path(job.model).read_bytes() + b"\0")
+    assert changed(parts_after(job), before) == {"model"}
+
+
+def test_every_part_of_the_key_counts(job: Job, tmp_path: Path):
+    before = parts_after(job)
+    assert changed(parts_after(replace(job, data=None)), before) == {"data"}
+    assert changed(parts_after(replace(job, eval_data="random")), before) == {"evaluation data"}
+    assert changed(parts_after(replace(job, options={"--seed": ("2",)})), before) == {"options"}
+    assert changed(parts_after(replace(job, limits=Limits(1.0), memory=7)), before) == set()
+    np.savez(job.data or "", x=np.zeros((4, 16), np.float32))
+    assert changed(parts_after(job), before) == {"data"}
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text("mode = 'weights'")
+    named = replace(job, options={"--recipe": (str(recipe),)})
+    before = parts_after(named)
+    recipe.write_text("mode = 'static'")
+    assert changed(parts_after(named), before) == {"options"}
+
+
+def test_data_made_by_code_changes_with_the_code(job: Job, tmp_path: Path):
+    code = tmp_path / "my_batches_for_keys.py"
+    code.write_text("def feeds():\n    yield {}\n")
+    made = replace(job, data="my_batches_for_keys:feeds", folder=str(tmp_path))
+    before = parts_after(made)
+    code.write_text("def feeds():\n    yield {'x': 1}\n")
+    assert changed(parts_after(made), before) == {"data"}
+
+
+def test_external_data_belongs_to_the_model(tmp_path: Path):
+    import onnx
+
+    model = make_model(tmp_path, "plain", 1)
+    proto = onnx.load(model)
+    onnx.save(proto, tmp_path / "outside.onnx", save_as_external_data=True, location="outside.bin", size_threshold=0)
+    job = Job("outside", str(tmp_path / "outside.onnx"), str(tmp_path / "out.onnx"))
+    before = parts_after(job)
+    weights = tmp_path / "outside.bin"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    assert changed(parts_after(job), before) == {"model"}
+
+
+def test_what_cannot_be_read_has_a_key_too(job: Job):
+    Path(job.model).write_bytes(b"no model")
+    broken = key_of(parts_after(job))
+    Path(job.model).unlink()
+    assert key_of(parts_after(replace(job, data="nowhere.npz"))) != broken
+
+
+def settled(job: Job, status: Status = Status.DONE, run: str = "") -> dict[str, str]:
+    """Pretend that the job has run."""
+    parts = parts_after(job)
+    target = Path(job.target)
+    target.parent.mkdir(exist_ok=True)
+    target.write_bytes(b"result")
+    outcome = Outcome(job.name, status, key_of(parts), files={target.name: digest_file(target)})
+    write_state(job, State(parts, outcome, run), target.parent / SCRATCH)
+    return parts
+
+
+def test_a_result_stands_until_something_changes(job: Job):
+    assert standing(job, parts_after(job), "") == (None, "there is no result yet")
+    parts = settled(job)
+    outcome, _ = standing(job, parts, "")
+    assert outcome is not None
+    assert outcome.reused
+    assert standing(job, {**parts, "model": "other", "data": "other"}, "") == (None, "changed: model, data")
+    Path(job.target).write_bytes(b"edited")
+    assert standing(job, parts, "") == (None, "results are missing or were changed")
+    state_path(job).write_text(state_path(job).read_text()[:-20])
+    assert standing(job, parts, "") == (None, "there is no result yet")
+
+
+def test_a_failure_stands_only_within_the_interrupted_run(job: Job):
+    parts = settled(job, Status.CRASHED, "first")
+    assert standing(job, parts, "second") == (None, "crashed last time")
+    assert standing(job, parts, "first")[0] is not None
+
+
+def test_an_interrupted_run_goes_on_under_its_name_unless_the_limits_differ(tmp_path: Path):
+    with locked(tmp_path):
+        first = begin_run(tmp_path, "limits")
+    with locked(tmp_path):
+        assert begin_run(tmp_path, "limits") == first == running(tmp_path, "limits")
+        assert begin_run(tmp_path, "other limits") != first
+        end_run(tmp_path)
+        assert running(tmp_path, "other limits") == ""
+
+
+def test_only_one_run_holds_the_folder_and_finds_it_clean(tmp_path: Path):
+    with locked(tmp_path) as scratch:
+        (scratch / "job-left").mkdir()
+        (scratch / "x.json.1.part").touch()
+        with pytest.raises(OutputError, match="another run"), locked(tmp_path):
+            pass
+    with locked(tmp_path) as scratch:
+        assert [item.name for item in scratch.iterdir()] == ["lock"]
+
+
+def test_forced_jobs_run_whatever_stands(job: Job):
+    settled(job)
+    assert [decision.outcome is None for decision in decide([job])] == [False]
+    (decision,) = decide([job], force=True)
+    assert (decision.outcome, decision.reason) == (None, "forced")
+    assert decision.job.key
+    assert decision.job.memory > 0
+
+
+def test_results_go_where_the_names_say_and_never_over_a_model(tmp_path: Path):
+    from qcompress.errors import UsageError
+    from qcompress.zoo.discovery import Entry
+
+    entries = [Entry("deep/a", str(tmp_path / "a.onnx"), seconds=3.0), Entry("b", str(tmp_path / "b.onnx"))]
+    first, second = make_jobs(entries, tmp_path / "out", tmp_path, Limits(9.0, 5))
+    assert first.target == str(tmp_path / "out" / "deep" / "a.onnx")
+    assert (first.report_name, first.log_name) == ("a.report.json", "a.log")
+    assert (first.limits, second.limits) == (Limits(3.0, 5), Limits(9.0, 5))
+    with pytest.raises(UsageError, match="also a model"):
+        make_jobs(entries, tmp_path, tmp_path, Limits())
+    with pytest.raises(UsageError, match="one file"):
+        make_jobs([Entry("B", "/x.onnx"), Entry("b", "/y.onnx")], tmp_path / "out", tmp_path, Limits())
+
+
+def test_publishing_leaves_equal_files_alone_and_removes_the_obsolete(tmp_path: Path):
+    source, target = tmp_path / "new", tmp_path / "out" / "deep" / "m.onnx"
+    source.mkdir()
+    target.parent.mkdir(parents=True)
+    for name, old, new in (("m.onnx", b"one", b"one"), ("m.report.json", b"one", b"two")):
+        (source / name).write_bytes(new)
+        (target.parent / name).write_bytes(old)
+        os.utime(target.parent / name, (1, 1))
+    (target.parent / "m.onnx.data").write_bytes(b"old weights")
+    files = {path.name: path for path in source.iterdir()}
+    digests = publish(files, str(target), ["m.onnx.data", "m.onnx"])
+    assert sorted(path.name for path in target.parent.iterdir()) == ["m.onnx", "m.report.json"]
+    assert target.stat().st_mtime == 1
+    assert (target.parent / "m.report.json").read_bytes() == b"two"
+    assert digests["m.onnx"] == digest_file(target)
+
+
+def test_one_measures_and_the_others_see_it(tmp_path: Path):
+    first, second, third = (Quiet(tmp_path / "lock") for _ in range(3))
+    assert not first.wanted_elsewhere()
+    assert first.take()
+    assert first.take()
+    assert not second.take()
+    assert third.wanted_elsewhere()
+    assert not first.wanted_elsewhere()
+    first.give_back()
+    assert second.take()
+    assert not first.held
