@@ -95,10 +95,15 @@ def _listen(answers: SimpleQueue[str]) -> None:
 def end_with_supervisor() -> None:
     """On Linux the system ends this process with its supervisor, even when it is stopped or in native code for long.
 
-    Called before anything slow is imported. A supervisor that is gone already has closed its end of stdin.
+    Called before anything slow is imported. A supervisor that is gone already has closed its end of stdin. The first event
+    says that from now on this process can be stopped without being left so for ever.
     """
-    if sys.platform != "linux":
-        return
+    if sys.platform == "linux":
+        _die_with_parent()
+    os.write(sys.stdout.fileno(), b'{"event": "ready"}\n')
+
+
+def _die_with_parent() -> None:
     import ctypes
     import select
     import signal

@@ -47,6 +47,7 @@ class Supervised:
         self._log = self._folder / job.log_name
         self._quiet = Quiet()
         self._stages: list[str] = []
+        self._ready = False
         self._waiting = False
         self._settled_at: float | None = None
         self._paused = False
@@ -62,7 +63,7 @@ class Supervised:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 cwd=job.folder or None,
-                env=environment(threads),
+                env=environment(threads, self._folder),
                 start_new_session=True,
             )
         assert self._process.stdout is not None
@@ -107,7 +108,7 @@ class Supervised:
 
     def _take_turns(self, tell: Callable[[Event], None]) -> None:
         """Begin a timed stage when it is this one's turn; stand still while another one's is going on."""
-        wanted = CAN_PAUSE and not self._waiting and self._quiet.wanted_elsewhere()
+        wanted = CAN_PAUSE and self._ready and not self._waiting and self._quiet.wanted_elsewhere()
         if wanted != self._paused:
             (pause_group if wanted else resume_group)(self._process.pid)
             self._paused = wanted
@@ -139,6 +140,8 @@ class Supervised:
 
     def _heard(self, told: Mapping[str, Any]) -> Event | None:
         match told["event"]:
+            case "ready":
+                self._ready = True
             case "stage":
                 self._stages.append(str(told["stage"]))
                 self._waiting = self._waiting or bool(told["timed"])
@@ -249,13 +252,19 @@ def command(job: Job, folder: Path, threads: int) -> list[str]:
     return [*words, *job.arguments()]
 
 
-def environment(threads: int) -> dict[str, str]:
-    """The environment of a job: without options, with the package where this one is, with so many threads for numpy."""
+def environment(threads: int, folder: Path) -> dict[str, str]:
+    """The environment of a job: no options, the package where this one is, so many threads for numpy.
+
+    Temporary files go to a folder in ``folder``, so that none is left of a process that is killed.
+    """
+    temporary = folder / ".tmp"
+    temporary.mkdir()
     kept = {key: value for key, value in os.environ.items() if not key.startswith(FOREIGN) or key in KEPT_VARIABLES}
     paths = [str(Path(entry).absolute()) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     home = Path(qcompress.__file__).resolve().parent.parent
     if "site-packages" not in home.parts:
         paths.append(str(home))
+    kept |= {name: str(temporary) for name in ("TMPDIR", "TEMP", "TMP")}
     kept["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
     if threads:
         kept |= {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
