@@ -30,9 +30,7 @@ class PruneChoice:
 
     def changes(self) -> dict[str, Any]:
         """The options that were given, by the field of ``Pruning``; patterns still as text."""
-        names = {"prune": "amount"}
-        values = {names.get(item.name, item.name.removeprefix("prune_")): getattr(self, item.name) for item in fields(self)}
-        return {key: value for key, value in values.items() if value is not None}
+        return _given(self)
 
     def apply(self, recipe: Recipe) -> Recipe:
         """The recipe with these changes to what is pruned.
@@ -40,13 +38,42 @@ class PruneChoice:
         Raises:
             RecipeError: a value that is not possible, or two that exclude each other.
         """
-        from qcompress.recipe import merged
-        from qcompress.types import Pattern
+        return _applied(recipe, self.changes())
 
-        changes = self.changes()
-        if "pattern" in changes:
-            changes["pattern"] = Pattern.parse(changes["pattern"])
-        return replace(recipe, pruning=merged(recipe.pruning, changes)) if changes else recipe
+
+@dataclass(frozen=True, slots=True)
+class SurveyChoice:
+    """Whether losses by pruning are asked for, and by which; every share is looked at."""
+
+    survey: bool
+    prune_pattern: str | None
+    prune_criterion: Criterion | None
+    prune_compensate: bool | None
+
+    def apply(self, recipe: Recipe) -> Recipe:
+        """The recipe with these changes to what is pruned.
+
+        Raises:
+            RecipeError: a value that is not possible.
+        """
+        changes = _given(self)
+        del changes["survey"]
+        return _applied(recipe, changes)
+
+
+def _given(choice: PruneChoice | SurveyChoice) -> dict[str, Any]:
+    names = {"prune": "amount"}
+    values = {names.get(item.name, item.name.removeprefix("prune_")): getattr(choice, item.name) for item in fields(choice)}
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _applied(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+    from qcompress.recipe import merged
+    from qcompress.types import Pattern
+
+    if "pattern" in changes:
+        changes["pattern"] = Pattern.parse(changes["pattern"])
+    return replace(recipe, pruning=merged(recipe.pruning, changes)) if changes else recipe
 
 
 def _criteria() -> type[StrEnum]:
@@ -61,21 +88,9 @@ def _spreads() -> type[StrEnum]:
     return Spread
 
 
-def _options(amount: tuple[str, ...], prefix: str) -> Callable[[Command], Command]:
-    """The options of ``PruneChoice``; ``amount``: what the share is called, ``prefix``: of all others."""
-    return bundle(
-        "prune_choice",
-        PruneChoice,
-        click.option(
-            *amount,
-            "prune",
-            type=Share(),
-            metavar="SHARE",
-            help="Prune this share of all weights, or of the multiply-adds with pattern channel: 50% or 0.5.",
-        ),
-        click.option(
-            f"--{prefix}threshold", "prune_threshold", type=float, metavar="T", help="Prune weights that score less than T."
-        ),
+def _how(prefix: str) -> tuple[Callable[[Command], Command], ...]:
+    """Options that say which weights are pruned, their names beginning with ``prefix``."""
+    return (
         click.option(
             f"--{prefix}pattern",
             "prune_pattern",
@@ -89,12 +104,6 @@ def _options(amount: tuple[str, ...], prefix: str) -> Callable[[Command], Comman
             help="Which weights count least; the best that the data allows if not given.",
         ),
         click.option(
-            f"--{prefix}spread",
-            "prune_spread",
-            type=LazyChoice(_spreads),
-            help="How the share is spread over layers; by measured loss if there is data.",
-        ),
-        click.option(
             f"--{prefix}compensate/--no-{prefix}compensate",
             "prune_compensate",
             default=None,
@@ -103,7 +112,38 @@ def _options(amount: tuple[str, ...], prefix: str) -> Callable[[Command], Comman
     )
 
 
-prune_options = _options(("--prune",), "prune-")
+def _much(amount: str, prefix: str) -> tuple[Callable[[Command], Command], ...]:
+    """Options that say how much is pruned."""
+    return (
+        click.option(
+            f"--{amount}",
+            "prune",
+            type=Share(),
+            metavar="SHARE",
+            help="Prune this share of all weights, or of the multiply-adds with pattern channel: 50% or 0.5.",
+        ),
+        click.option(
+            f"--{prefix}threshold", "prune_threshold", type=float, metavar="T", help="Prune weights that score less than T."
+        ),
+        click.option(
+            f"--{prefix}spread",
+            "prune_spread",
+            type=LazyChoice(_spreads),
+            help="How the share is spread over layers; by measured loss if there is data.",
+        ),
+    )
 
-own_options = _options(("--amount", "--prune"), "")
-"""The same for the command that does nothing but prune."""
+
+prune_options = bundle("prune_choice", PruneChoice, *_much("prune", "prune-"), *_how("prune-"))
+"""For commands that also quantize."""
+
+own_options = bundle("prune_choice", PruneChoice, *_much("amount", ""), *_how(""))
+"""For the command that does nothing but prune."""
+
+survey_options = bundle(
+    "survey_choice",
+    SurveyChoice,
+    click.option("--prune", "survey", is_flag=True, help="Rank by what pruning loses, share by share, instead."),
+    *_how("prune-"),
+)
+"""For the command that measures what pruning would lose."""

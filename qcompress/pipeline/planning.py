@@ -21,8 +21,10 @@ from qcompress.planning import (
     PlanSettings,
     RankedLoss,
     make_frontier,
+    open_workplace,
     rank_losses,
 )
+from qcompress.planning.pruning import PruneLoss, rank_prunes
 from qcompress.progress import SILENT, Progress
 from qcompress.recipe import Recipe, load_recipe
 from qcompress.rewrite import apply_plan
@@ -87,6 +89,23 @@ def measure_sensitivity(
         QcompressError: the model, data or recipe cannot be used, or there is too little data to measure on.
     """
     return rank_losses(*_set_up(source, recipe, data, options or RunOptions()), progress)
+
+
+def measure_pruning(
+    source: Path | str,
+    recipe: Recipe | str = "prune",
+    data: str | None = None,
+    *,
+    options: RunOptions | None = None,
+    progress: Progress = SILENT,
+) -> tuple[PruneLoss, ...]:
+    """What every weight (or group of channels) loses when it alone is pruned, by share, most harmful first.
+
+    Raises:
+        QcompressError: the model, data or recipe cannot be used, or there is too little data to measure on.
+    """
+    prepared, recipe, parts, settings = _set_up(source, recipe, data, options or RunOptions())
+    return rank_prunes(open_workplace(prepared, recipe, parts, settings, progress), settings)
 
 
 def _set_up(

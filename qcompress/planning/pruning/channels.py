@@ -91,7 +91,7 @@ def choose_channels(
     meter, most_runs, settings = tools
     curves: Mapping[str, Mapping[float, float]] = {group.name: {1.0: 1.0} for group in candidates.groups}
     if meter is not None:
-        curves = _curves(work, candidates, (meter, most_runs, settings))
+        curves = measure_cuts(work, candidates, (meter, most_runs, settings))
     total = sum(candidates.costs.values())
     low, high = 0.0, 1.0
     kept: dict[str, tuple[int, ...]] = {}
@@ -184,7 +184,7 @@ def _importance(
     return importance
 
 
-def _curves(
+def measure_cuts(
     work: Workplace, candidates: Candidates, tools: tuple[LossMeter, int, WalkSettings]
 ) -> dict[str, dict[float, float]]:
     """Group -> share of its units that is cut -> what the model loses by that alone, the weights that stay solved again."""

@@ -16,9 +16,18 @@ from qcompress.operators import Layer, find_layers, why_not_stored
 from qcompress.planning.losses import LossMeter
 from qcompress.planning.make import PlanSettings, choosing_feeds, loss_meter, most_runs
 from qcompress.planning.pieces import Shapes
-from qcompress.planning.pruning.channels import choose_channels, find_candidates, mask_tasks, masks_of
+from qcompress.planning.pruning.channels import choose_channels, find_candidates, mask_tasks, masks_of, measure_cuts
 from qcompress.planning.pruning.gradients import weigh_gradients
-from qcompress.planning.pruning.sparsity import Gradients, data_of, globally_ranked, measured, prunable, same_share
+from qcompress.planning.pruning.sparsity import (
+    Gradients,
+    anchors_for,
+    data_of,
+    globally_ranked,
+    measured,
+    prunable,
+    same_share,
+    survey,
+)
 from qcompress.planning.pruning.tasks import EXACT, PruneTask, Shrink
 from qcompress.planning.readings import readings_of
 from qcompress.planning.walk import Task, WalkSettings, walk
@@ -32,6 +41,10 @@ from qcompress.types import Array, Criterion, Form, Prune, Spread
 
 LEAST_ZEROS = 0.05
 """Share of zeros from which it pays to store one bit for each number instead of them."""
+
+
+SURVEYED = 1 << 20
+"""Runs there is time for when somebody asks for all losses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +85,46 @@ def prune_model(work: Workplace, settings: PlanSettings) -> Pruned:
     loss = None if meter is None else meter.of(model)
     told = _told(work.model, model, prunes, wanted, loss)
     return Pruned(model, prunes, {}, loss, meter, (told, *notes))
+
+
+@dataclass(frozen=True, slots=True)
+class PruneLoss:
+    """What the model loses when ``name``, a weight or a group of channels, alone is pruned by each share."""
+
+    name: str
+    elements: int
+    losses: Mapping[float, float]
+
+
+def rank_prunes(work: Workplace, settings: PlanSettings) -> tuple[PruneLoss, ...]:
+    """What each weight (each group of channels with that pattern) loses alone, by share, most harmful first.
+
+    Raises:
+        RecipeError: there is too little data to measure on, or nothing can be pruned.
+    """
+    meter = _meter(work)
+    if meter is None:
+        raise RecipeError(
+            "losses are measured on held-out samples, and there are too few", "give --data with at least 8 samples"
+        )
+    pruning, walking = work.recipe.pruning, walk_settings(work)
+    if pruning.pattern.channels:
+        candidates = find_candidates(work, pruning.criterion or Criterion.OPTIMAL_BRAIN, walking)
+        curves = measure_cuts(work, candidates, (meter, SURVEYED, walking))
+        found = [PruneLoss(group.name, group.units, curves[group.name]) for group in candidates.groups]
+    else:
+        wanted = _wanted(work)
+        layers, _ = prunable(work)
+        gradients, _ = weigh_gradients(work, layers, wanted.criterion)
+        if CRITERIA[wanted.criterion].gradient:
+            layers = [layer for layer in layers if layer.name in gradients]
+        shares = (wanted.sparsity,) if wanted.pattern.is_fixed else anchors_for(layers, SURVEYED)
+        losses = survey(work, layers, wanted, gradients, (meter, shares, walking))
+        found = [
+            PruneLoss(layer.name, elements(layer), {share: losses[layer.name, share] for share in shares})
+            for layer in layers
+        ]
+    return tuple(sorted(found, key=lambda item: (-max(item.losses.values(), default=0.0), item.name)))
 
 
 def replay_pruning(work: Workplace, prunes: Mapping[str, Prune], channels: Mapping[str, tuple[int, ...]]) -> Pruned:
