@@ -13,10 +13,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from qcompress.types import Array, PerBlock, QuantizedTensor
+from qcompress.types import Array, PerTensor, QuantizedTensor, QuantScheme
 
-LEAST_HALVES = 64
-"""From this many scales on, float16 and a Cast are smaller than float32."""
+LEAST_HALVES = 48
+"""From this many numbers on, two bytes each and a Cast are smaller than four."""
 
 PLANES: dict[int, tuple[int, ...]] = {2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
 """Bits of a code -> bits of its planes, lowest first. Each divides 8, so that no code crosses a byte."""
@@ -76,14 +76,19 @@ def code_bytes(shape: tuple[int, ...], bits: int, by_rows: bool = False) -> int:
     return rows * padded(width, bits) * bits // 8
 
 
-def with_short_scales(quantized: QuantizedTensor) -> QuantizedTensor:
-    """The same codes with scales per block rounded to float16 when there are many, none too small or large for it.
+def has_short_scales(scheme: QuantScheme, count: int) -> bool:
+    """Whether ``count`` scales of a scheme are worth two bytes each, and steps coarse enough for that."""
+    return scheme.bits <= 8 and not isinstance(scheme.granularity, PerTensor) and count >= LEAST_HALVES
 
-    At 4 bits in blocks of 32 scales are a ninth of what is stored with float16, a fifth with float32. A scale moves by 2^-11 of
-    itself at most: the largest value of 4 bits by 1 / 256 of a step.
+
+def with_short_scales(quantized: QuantizedTensor) -> QuantizedTensor:
+    """The same codes with scales rounded to float16 when there are many, none too small or large for it.
+
+    At 4 bits in blocks of 32 scales are a ninth of what is stored with float16, a fifth with float32. A scale moves by 2^-12 of
+    itself at most: the largest value of 4 bits by 1 / 512 of a step, that of 8 bits by 1 / 32.
     """
     scale, halves = quantized.scale, np.finfo(np.float16)
-    if not isinstance(quantized.scheme.granularity, PerBlock) or scale.size < LEAST_HALVES:
+    if not has_short_scales(quantized.scheme, scale.size):
         return quantized
     if np.min(scale) < halves.smallest_normal or np.max(scale) > halves.max:
         return quantized

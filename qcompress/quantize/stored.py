@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from qcompress.quantize.packing import LEAST_HALVES, code_bytes
+from qcompress.quantize.packing import code_bytes, has_short_scales
 from qcompress.quantize.sparse import sparse_saves
 from qcompress.quantize.weights import scale_shape
-from qcompress.types import CodebookScheme, FloatScheme, PerBlock, PerChannel, QuantScheme, Scheme
+from qcompress.types import CodebookScheme, FloatScheme, PerChannel, QuantScheme, Scheme
 
 
 def stored_bytes(shape: tuple[int, ...], scheme: Scheme, by_rows: bool = False, kept: float = 1.0) -> int:
@@ -34,5 +34,5 @@ def stored_bytes(shape: tuple[int, ...], scheme: Scheme, by_rows: bool = False, 
 
 def _parameter_bytes(shape: tuple[int, ...], scheme: QuantScheme) -> int:
     groups = int(np.prod(scale_shape(shape, scheme), dtype=np.int64))
-    scale_bytes = 2 if isinstance(scheme.granularity, PerBlock) and groups >= LEAST_HALVES else 4
+    scale_bytes = 2 if has_short_scales(scheme, groups) else 4
     return groups * (scale_bytes + (0 if scheme.symmetric else scheme.storage.itemsize))

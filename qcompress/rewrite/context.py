@@ -121,9 +121,10 @@ def encode_integers(context: Context, layer: Layer, decision: Quantize, least_sc
         RecipeError: what was fitted has no integer codes.
     """
     scheme = layer.scheme(decision.scheme)
-    own = layer.name not in context.codes and decision.rounding is not Rounding.HQQ
-    if own and least_scale is not None and isinstance(scheme, QuantScheme):
-        return _noted(context, layer, quantize_weight(layer.array, scheme, decision.clip, least_scale))
+    unfitted = layer.name not in context.codes and decision.rounding is not Rounding.HQQ
+    if unfitted and least_scale is not None and isinstance(scheme, QuantScheme):
+        nearest = quantize_weight(layer.array, scheme, decision.clip, least_scale)
+        return _noted(context, layer, with_short_scales(nearest))
     encoded = encode(context, layer, decision)
     if not isinstance(encoded, QuantizedTensor):
         raise RecipeError(

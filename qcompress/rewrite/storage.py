@@ -18,7 +18,7 @@ from qcompress.graph.edit import FLOAT, INT8, INT32, UINT8
 from qcompress.quantize import LEAST_HALVES, PLANES, pack
 from qcompress.rewrite.chain import Chain, shape_of
 from qcompress.rewrite.sparse import Gaps, Zeros, put_back, take_out
-from qcompress.types import Array, CodebookTensor, PerBlock, QuantizedTensor
+from qcompress.types import Array, CodebookTensor, QuantizedTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +186,9 @@ def behind(chain: Chain, outer: Value, tail: tuple[int, ...], name: str) -> Valu
     return chain.node("Concat", [outer, shape_of(chain, tail)], name, {"axis": 0})
 
 
-def scales(chain: Chain, quantized: QuantizedTensor, array: Array, name: str) -> Value:
-    """The scales, shaped as ``array``: float16 and a Cast where that is exact and smaller."""
-    if not isinstance(quantized.scheme.granularity, PerBlock) or not halves_exact(array):
+def scales(chain: Chain, array: Array, name: str) -> Value:
+    """The scales: float16 and a Cast where that is exact and smaller."""
+    if not halves_exact(array):
         return chain.constant(f"{name}/s", array)
     return chain.node("Cast", [chain.constant(f"{name}/s", array.astype(np.float16))], f"{name}_scales", {"to": FLOAT})
 

@@ -13,7 +13,7 @@ from qcompress.graph.edit import FLOAT, take_over
 from qcompress.operators import Layer
 from qcompress.rewrite.chain import Chain
 from qcompress.rewrite.context import Context, encode_integers
-from qcompress.rewrite.storage import integers, plain, store
+from qcompress.rewrite.storage import integers, plain, scales, store
 
 
 def write_dynamic(context: Context, layer: Layer, decision: Quantize) -> None:
@@ -23,7 +23,7 @@ def write_dynamic(context: Context, layer: Layer, decision: Quantize) -> None:
     codes = np.ascontiguousarray(quantized.codes.T) if turned else quantized.codes
     chain = Chain(context, layer.graph)
     weight = integers(chain, store(chain, layer.name, quantized, codes), layer.name)
-    scale = chain.constant(f"{layer.name}/s", quantized.scale)
+    scale = scales(chain, quantized.scale, layer.name)
     chain.place_first()
     for use in layer.uses:
         _write_product(context, use.node, weight, scale)

@@ -39,7 +39,7 @@ def _affine(chain: Chain, layer: Layer, quantized: QuantizedTensor) -> Value:
     counted = numbers(chain, stored, name, FLOAT)
     zeros = None if symmetric else as_float(chain, zero_point if several is None else several, name)
     decoded = floats(chain, quantized.scheme, counted, stored.lowest, zeros)
-    decoded = chain.node("Mul", [decoded, scales(chain, quantized, scale, name)], f"{name}/dq")
+    decoded = chain.node("Mul", [decoded, scales(chain, scale, name)], f"{name}/dq")
     if codes.shape != layer.shape:
         decoded = chain.node("Reshape", [decoded, shape_of(chain, layer.shape)], f"{name}_shaped")
     return decoded

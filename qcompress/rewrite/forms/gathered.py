@@ -14,7 +14,7 @@ from qcompress.rewrite.chain import Chain
 from qcompress.rewrite.context import Context, encode
 from qcompress.rewrite.forms.parts import broadcastable, floats
 from qcompress.rewrite.storage import Stored, behind, halves_exact, plain, row_numbers, store_all
-from qcompress.types import Array, CodebookTensor, EncodedTensor, NarrowTensor, PerBlock, PerTensor, QuantizedTensor, spread
+from qcompress.types import Array, CodebookTensor, EncodedTensor, NarrowTensor, PerTensor, QuantizedTensor, spread
 
 
 def write_gathered(context: Context, layer: Layer, decision: Quantize) -> None:
@@ -58,8 +58,7 @@ class Table:
     def scale(self, encoded: QuantizedTensor) -> Value:
         """The scales, shaped to broadcast against the codes, as float16 where that is exact."""
         array = broadcastable(encoded).scale
-        blocks = isinstance(encoded.scheme.granularity, PerBlock)
-        return self.part("s", array.astype(np.float16) if blocks and halves_exact(array) else array)
+        return self.part("s", array.astype(np.float16) if halves_exact(array) else array)
 
     def zeros(self, encoded: QuantizedTensor) -> Value:
         """The zero points, shaped to broadcast against the codes."""

@@ -22,7 +22,7 @@ def dequantize(chain: Chain, quantized: QuantizedTensor, name: str, write_zeros:
     written = write_zeros or not (quantized.scheme.symmetric and quantized.scheme.signed)
     zero_points = chain.constant(f"{name}/z", quantized.zero_point) if written else None
     stored = store(chain, name, quantized, quantized.codes, zeros_of(quantized, zero_points))
-    inputs = [integers(chain, stored, name), scales(chain, quantized, quantized.scale, name)]
+    inputs = [integers(chain, stored, name), scales(chain, quantized.scale, name)]
     return inputs if zero_points is None else [*inputs, zero_points]
 
 

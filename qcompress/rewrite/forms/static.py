@@ -6,11 +6,11 @@ import numpy as np
 
 from qcompress.decisions import Quantize
 from qcompress.graph import Node, Value
-from qcompress.graph.edit import constant_array
+from qcompress.graph.edit import INT32, constant_array
 from qcompress.operators import Layer, Role
 from qcompress.operators.flow import bias_holder
 from qcompress.operators.table import OPERATORS
-from qcompress.quantize import least_weight_scale, quantize_bias
+from qcompress.quantize import LEAST_HALVES, least_weight_scale, quantize_bias
 from qcompress.rewrite.chain import Chain
 from qcompress.rewrite.context import Context, encode_integers
 from qcompress.rewrite.forms.parts import dequantize, dequantize_attributes
@@ -76,13 +76,24 @@ def _write_bias(context: Context, node: Node, weight: QuantizedTensor, decoded_w
         return
     editor = context.main
     name = value.name or f"{node.name}_bias"
-    context.biases[name] = int(codes.codes.nbytes + (0 if codes.scale.size >= COMPUTED_SCALES else codes.scale.nbytes))
+    stored = _short(codes.codes)
+    context.biases[name] = int(stored.nbytes + (0 if codes.scale.size >= COMPUTED_SCALES else codes.scale.nbytes))
     if codes.scale.size >= COMPUTED_SCALES:
         scale = editor.node("Mul", [context.activation_scale(source.name or ""), producer.inputs[1]], f"{name}/s")
         editor.place_before(node, [scale])
     else:
         scale = editor.constant(f"{name}/s", codes.scale)
+    whole = editor.constant(f"{name}/q", stored)
+    if stored is not codes.codes:
+        whole = editor.node("Cast", [whole], f"{name}_codes", {"to": INT32})
+        editor.place_before(node, [whole])
     attributes = {"axis": 0} if codes.scale.ndim else {}
-    decoded = editor.node("DequantizeLinear", [editor.constant(f"{name}/q", codes.codes), scale], f"{name}/dq", attributes)
+    decoded = editor.node("DequantizeLinear", [whole, scale], f"{name}/dq", attributes)
     editor.place_before(node, [decoded])
     node.replace_input_with(index, decoded)
+
+
+def _short(codes: Array) -> Array:
+    """Codes in two bytes each where none is lost by that and a Cast is smaller than what it saves."""
+    fits = codes.size >= LEAST_HALVES and int(np.abs(codes).max()) <= np.iinfo(np.int16).max
+    return codes.astype(np.int16) if fits else codes

@@ -106,7 +106,7 @@ def _stored(chain: Chain, name: str, quantized: QuantizedTensor, as_four: bool) 
     else:
         kind = INT4 if quantized.scheme.signed else UINT4
         codes = chain.node("Cast", [integers(chain, stored, name)], f"{name}_four", {"to": kind})
-    inputs = [codes, scales(chain, quantized, quantized.scale, name)]
+    inputs = [codes, scales(chain, quantized.scale, name)]
     return inputs if zero_points is None else [*inputs, zero_points]
 
 

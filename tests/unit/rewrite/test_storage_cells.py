@@ -335,7 +335,7 @@ def test_coverage_counts_the_bytes_that_are_stored(name, tmp_path):
             assert found - row.bytes_after in (0, 1, 2, 3), (form, text)
 
 
-def test_many_scales_of_blocks_are_float16_where_that_moves_no_code():
+def test_many_scales_are_float16_where_that_moves_no_code():
     scheme = QuantScheme.parse("int4/block16").on_axis(0)
     weight = draw("w", 64, 40)
     quantized = quantize(weight, scheme)
@@ -343,8 +343,16 @@ def test_many_scales_of_blocks_are_float16_where_that_moves_no_code():
     assert np.array_equal(short.scale, short.scale.astype(np.float16).astype(np.float32))
     assert np.array_equal(short.codes, quantized.codes)
     assert np.abs(short.dequantize() - quantized.dequantize()).max() <= 8 * quantized.scale.max() * 2.0**-11
-    for other in (quantize(weight * 1e-4, scheme), quantize(weight[:16], scheme), quantize(weight, scheme.per_tensor())):
-        assert with_short_scales(other) is other, "too small, too few, not per block"
+    channels = quantize(weight.T, QuantScheme.parse("int8/channel"))
+    assert np.abs(with_short_scales(channels).dequantize() - channels.dequantize()).max() <= channels.scale.max() / 32
+    fine = QuantScheme.parse("int16/channel")
+    for other in (
+        quantize(weight * 1e-4, scheme),  # too small
+        quantize(weight[:16], scheme),  # too few
+        quantize(weight, scheme.per_tensor()),  # one for all
+        quantize(weight, fine),  # as many bits as float16 has
+    ):
+        assert with_short_scales(other) is other
 
 
 @pytest.mark.parametrize("bits", range(2, 8))
