@@ -482,6 +482,70 @@ CASES = [
         },
     ),
     Case(
+        "layers of GRU whose states are made at once",
+        text(
+            "(float[s, 3, 6] x) => (float[s, 3, 5] y)",
+            """
+            n0 = Shape <start = 1, end = 2> (x)
+            shape = Concat <axis = 0> (two, n0, seven)
+            zeros = ConstantOfShape (shape)
+            h1, h2 = Split <axis = 0> (zeros)
+            f1 = Slice (zeros, i0, i1, i0)
+            f2 = Slice (zeros, i1, i2, i0)
+            a = GRU <hidden_size = 7> (x, w1, r1, , , f1)
+            a1 = Squeeze (a, i1)
+            b = GRU <hidden_size = 7> (a1, w2, r2, , , f2)
+            b1 = Squeeze (b, i1)
+            y = MatMul (b1, w3)
+            """,
+        ),
+        {
+            **{"two": ints(2), "seven": ints(7), "i0": ints(0), "i1": ints(1), "i2": ints(2), "w1": (1, 21, 6)},
+            **{"r1": (1, 21, 7), "w2": (1, 21, 7), "r2": (1, 21, 7), "w3": (7, 5)},
+        },
+        {"x": draw("steps", 4, 3, 6)},
+        {"w1": (7, "w1/1*3", "r1/2 w2/2", "r1/1*3"), "w2": (7, "w2/1*3", "r2/2 w3/0", "r2/1*3")},
+    ),
+    Case(
+        "other operators that let channels through",
+        text(
+            IMAGE,
+            f"""
+            a = Conv <{K3}> (x, w1, b1)
+            a1 = Relu (a)
+            n1 = BatchNormalization (a1, scale, shift, mean, variance)
+            n2 = MeanVarianceNormalization <axes = [0, 2, 3]> (n1)
+            p = AveragePool <kernel_shape = [2, 2], pads = [1, 1, 0, 0]> (n2)
+            q = LpPool <kernel_shape = [1, 1]> (p)
+            l = LpNormalization <axis = -1> (q)
+            t = Tile (l, repeats)
+            c = CumSum (t, three)
+            h = Softmax <axis = 2> (c)
+            h1 = LogSoftmax <axis = 3> (h)
+            h2 = Hardmax <axis = 2> (h1)
+            i = ArgMax <axis = 2> (t)
+            i1 = Cast <to = 1> (i)
+            i2 = ArgMin <axis = 3> (t)
+            i3 = Cast <to = 1> (i2)
+            e = Sum (h2, i1, i3, c)
+            small = Less (e, one)
+            e1 = Where (small, e, n3)
+            m, places = TopK <axis = 2> (e1, k)
+            u = Resize <mode = "linear"> (m, , , sizes)
+            g = GlobalLpPool (u)
+            f = Flatten (g)
+            y = Gemm (f, w2)
+            """,
+        ),
+        {
+            **{"w1": (6, 3, 3, 3), "b1": (6,), "scale": (6,), "shift": (6,), "mean": (6,), "variance": positive("v", 6)},
+            **{"repeats": ints(1, 1, 2, 1), "three": np.int64(3), "one": np.float32(1.0), "n3": (1, 6, 1, 1), "k": ints(2)},
+            **{"sizes": ints(1, 6, 4, 8), "w2": (6, 5)},
+        },
+        image(1, 3, 8, 8),
+        {"w1": (6, "w1/0", "w2/0", "b1/0 scale/0 shift/0 mean/0 variance/0 n3/1")},
+    ),
+    Case(
         "LSTM and GRU, two directions, states of zeros",
         text(
             "(float[s, n, 6] x) => (float[s, n, 5] y, float[2, n, 4] last)",
@@ -491,24 +555,28 @@ CASES = [
             zeros = ConstantOfShape <value = float[1] {0.0}> (state)
             zero = Unsqueeze (zeros, first)
             two = Expand (zero, pair)
-            a, ah, ac = LSTM <hidden_size = 5, direction = "bidirectional"> (x, w1, r1, b1, , two, two)
+            a, ah, ac = LSTM <hidden_size = 5, direction = "bidirectional"> (x, w1, r1, b1, , two, cells)
             a1 = Transpose <perm = [0, 2, 1, 3]> (a)
             a2 = Reshape (a1, flat)
             c = GRU <hidden_size = 7, linear_before_reset = 1> (a2, w2, r2, b2)
             c1 = Squeeze (c, axes)
-            y = MatMul (c1, w3)
+            e, eh = RNN <hidden_size = 3> (c1, wr, rr, , , start)
+            e1 = Squeeze (e, axes)
+            y = MatMul (e1, w3)
             last = MatMul (ah, w4)
             """,
         ),
         {
             **{"width": ints(5), "first": ints(0), "pair": ints(2, 1, 1), "axes": ints(1), "flat": ints(0, 0, 10)},
             **{"w1": (2, 20, 6), "r1": (2, 20, 5), "b1": (2, 40), "w2": (1, 21, 10), "r2": (1, 21, 7), "b2": (1, 42)},
-            **{"w3": (7, 5), "w4": (5, 4)},
+            **{"w3": (3, 5), "w4": (5, 4), "cells": (2, 3, 5)},
+            **{"wr": (1, 3, 7), "rr": (1, 3, 3), "start": (1, 3, 3)},
         },
         {"x": draw("steps", 4, 3, 6)},
         {
-            "w1": (5, "w1/1*4", "r1/2 w2/2*2 w4/0", "r1/1*4 b1/1*8"),
-            "w2": (7, "w2/1*3", "r2/2 w3/0", "r2/1*3 b2/1*6"),
+            "w1": (5, "w1/1*4", "r1/2 w2/2*2 w4/0", "r1/1*4 b1/1*8 cells/2"),
+            "w2": (7, "w2/1*3", "r2/2 wr/2", "r2/1*3 b2/1*6"),
+            "wr": (3, "wr/1", "rr/2 w3/0", "rr/1 start/2"),
         },
     ),
 ]
@@ -546,6 +614,54 @@ STAYING = [
         {
             **{"w1": "model output 'y'", "w2": "Softmax", "w3": "LayerNormalization", "w4": "ReduceMax", "w5": "TopK"},
             "w6": "CumSum",
+        },
+    ),
+    Case(
+        "operators over channels",
+        text(
+            "(float[n, 3, 8, 8] x) => (float[n, 2, 8, 8] y)",
+            """
+            a1 = Conv (x, w1)
+            b1 = LRN <size = 3> (a1)
+            c1 = Conv (b1, v)
+            a2 = Conv (x, w2)
+            b2 = GroupNormalization <num_groups = 2> (a2, scale, shift)
+            c2 = Conv (b2, v)
+            a3 = Conv (x, w3)
+            b3 = Pad (a3, pads)
+            c3 = Conv (b3, v8)
+            a4 = Conv (x, w4)
+            b4 = Tile (a4, twice)
+            c4 = Conv (b4, v8)
+            a5 = Conv (x, w5)
+            b5, i5 = MaxPool <kernel_shape = [1, 1]> (a5)
+            j5 = Cast <to = 1> (i5)
+            k5 = Add (b5, j5)
+            c5 = Conv (k5, v)
+            a6 = Conv (x, w6)
+            b6 = Slice (a6, start, end, axis)
+            c6 = Conv (b6, v3)
+            a7 = Conv (x, w7)
+            b7 = Gather <axis = 1> (a7, chosen)
+            c7 = Conv (b7, v3)
+            a8 = Conv (x, w8)
+            b8 = Resize <mode = "nearest"> (a8, , factors)
+            c8 = Conv (b8, v8)
+            y = Sum (c1, c2, c3, c4, c5, c6, c7, c8)
+            """,
+            21,
+        ),
+        {
+            **{f"w{place}": (4, 3, 1, 1) for place in range(1, 9)},
+            **{"v": (2, 4, 1, 1), "v8": (2, 8, 1, 1), "v3": (2, 3, 1, 1), "scale": (4,), "shift": (4,)},
+            **{"pads": ints(0, 2, 0, 0, 0, 2, 0, 0), "twice": ints(1, 2, 1, 1), "start": ints(1), "end": ints(4)},
+            **{"axis": ints(1), "chosen": ints(0, 3, 2), "factors": np.array([1, 2, 1, 1], np.float32)},
+        },
+        image(1, 3, 8, 8),
+        {},
+        {
+            **{"w1": "LRN", "w2": "GroupNormalization", "w3": "Pad", "w4": "Tile", "w5": "MaxPool", "w6": "Slice"},
+            **{"w7": "Gather", "w8": "Resize"},
         },
     ),
     Case(

@@ -17,6 +17,7 @@ from qcompress.prune import CRITERIA, PATTERNS
 from qcompress.recipe import RECIPES, RangeMethod
 from qcompress.report.formats import FORMATS
 from qcompress.rewrite.forms import FORMS
+from qcompress.structure import RULES, SHAPE_RULES
 from qcompress.types import Criterion, Form
 from qcompress.zoo.engines import ENGINES
 from qcompress.zoo.formats import SUMMARY_FORMATS
@@ -32,6 +33,7 @@ REGISTRIES = {
     "prune/criteria": ([entry.score for entry in CRITERIA.values()], set()),
     "prune/patterns": (list(PATTERNS.values()), {"channels", "ranking"}),
     "report/formats": (list(FORMATS.values()), {"options"}),
+    "structure/rules": ([*RULES.values(), *SHAPE_RULES.values()], {"common"}),
     "zoo/engines": (list(ENGINES.values()), {"interface"}),
     "zoo/formats": (list(SUMMARY_FORMATS.values()), {"rows"}),
 }

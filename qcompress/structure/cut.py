@@ -30,6 +30,9 @@ def cut(model: Model, groups: Groups, kept: Mapping[str, Array]) -> None:
     _slice_constants(model, groups, removed)
     _rewrite_numbers(model, groups, removed)
     _shrink_tensors(model, groups, removed)
+    nodes = {node.name: node for node in model.graph}
+    for node, index in [place for name in removed for place in groups[name].left_out]:
+        nodes[node].replace_input_with(index, None)
 
 
 def _removed(group: ChannelGroup, kept: Array) -> Array:

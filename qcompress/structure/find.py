@@ -18,6 +18,9 @@ from qcompress.structure.rules.common import block_node
 from qcompress.structure.trace import Choice, Role, Slot, Trace, label
 from qcompress.types import Array
 
+OLDEST = 13
+"""The first operator set in which shapes, axes and sizes are inputs and Softmax has one axis."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Kind:
@@ -83,8 +86,14 @@ def _traced(model: Model, shapes: Mapping[str, tuple[int, ...]], refused: Collec
     for value in model.graph.inputs:
         trace.block_tensor(value, f"model input {value.name!r}")
     outputs = set(model.graph.outputs)
+    for value in model.graph.outputs:
+        if value.producer() is None:
+            trace.block_tensor(value, f"model output {value.name!r}")
     for node in model.graph:
-        _apply(node, trace)
+        if model.opset < OLDEST:
+            block_node(node, trace, f"operator set {model.opset} is too old")
+        else:
+            _apply(node, trace)
         for made in node.outputs:
             if made in outputs:
                 trace.block_tensor(made, f"model output {made.name!r}")
@@ -159,8 +168,10 @@ def _group(kind: _Kind, trace: Trace, parts: Components, order: Mapping[Value, i
         slices[role].append(Slice(value.name or "", axis, _indices(labels, at, trace, parts), nodes))
     numbers = [_number(slot, kind.axes[at] // divisor) for slot, at, divisor in trace.follows.values() if at in kind.axes]
     tensors = [Extent(value.name or "", axis, share) for (value, axis), share in kind.axes.items() if not is_constant(value)]
+    left_out = tuple((node.name or "", index) for node, index, at in trace.left_out if at in kind.axes)
     producers, consumers, others = (tuple(slices[role]) for role in (Role.PRODUCER, Role.CONSUMER, None))
-    return ChannelGroup(producers[0].constant, len(labels), producers, consumers, others, tuple(numbers), tuple(tensors))
+    name = producers[0].constant
+    return ChannelGroup(name, len(labels), producers, consumers, others, tuple(numbers), tuple(tensors), left_out)
 
 
 def _number(slot: Slot, share: int) -> Number:

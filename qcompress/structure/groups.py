@@ -54,7 +54,8 @@ class ChannelGroup:
 
     ``name``: the weight of the first producer. ``units``: how many there are. ``producers``: the output axis of weights.
     ``consumers``: the summed axis of weights: the removal of a unit is as good as zeros there. ``others``: biases,
-    normalisation, depthwise kernels. ``numbers`` and ``tensors``: what else is as long as the units are many.
+    normalisation, depthwise kernels. ``numbers`` and ``tensors``: what else is as long as the units are many. ``left_out``:
+    nodes and inputs that a cut takes away: initial states of zeros.
     """
 
     name: str
@@ -64,6 +65,7 @@ class ChannelGroup:
     others: tuple[Slice, ...]
     numbers: tuple[Number, ...]
     tensors: tuple[Extent, ...]
+    left_out: tuple[tuple[str, int], ...] = ()
 
     @property
     def slices(self) -> tuple[Slice, ...]:

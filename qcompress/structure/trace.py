@@ -71,7 +71,8 @@ class Trace(Positions):
     """Positions, and what more must be known of a graph: see the module.
 
     ``refused``: factors of changes of shape that are not to be cut. ``chosen``: those that are, with their axes. ``roles``: what
-    axes of weights are. ``follows``: numbers that are the size of an axis, divided by something.
+    axes of weights are. ``follows``: numbers that are the size of an axis, divided by something. ``left_out``: inputs that
+    nodes do without once an axis is cut.
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], refused: Collection[Choice] = ()) -> None:
@@ -80,6 +81,7 @@ class Trace(Positions):
         self.chosen: dict[Choice, At] = {}
         self.roles: dict[At, set[Role]] = {}
         self.follows: dict[Key, tuple[Slot, At, int]] = {}
+        self.left_out: list[tuple[Node, int, At]] = []
         self._vectors: dict[Value, Vector] = {}
         self._frozen: set[Key] = set()
         self._steady: set[At] = set()
@@ -204,6 +206,10 @@ class Trace(Positions):
             self.tie(self.follows[slot.key][1], at)
         else:
             self.follows[slot.key] = (slot, at, divisor)
+
+    def leave_out(self, node: Node, index: int, at: At) -> None:
+        """Let a node do without an optional input once an axis is cut."""
+        self.left_out.append((node, index, at))
 
     def end_of(self, node: Node) -> None:
         """Let sizes stay that a node read and that its rule did not care for."""

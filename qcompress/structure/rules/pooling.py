@@ -26,8 +26,9 @@ def pool(node: Node, trace: Trace) -> None:
 def resize(node: Node, trace: Trace) -> None:
     """Axes of scale 1 go through."""
     x, y = node.inputs[0], node.outputs[0]
-    if x is None or string_attribute(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
-        block_node(node, trace, f"{label(node)} crops")
+    plain = string_attribute(node, "keep_aspect_ratio_policy", "stretch") == "stretch"
+    if x is None or not plain or string_attribute(node, "coordinate_transformation_mode", "") == "tf_crop_and_resize":
+        block_node(node, trace, f"{label(node)} crops, or chooses a size")
         return
     rank = trace.rank(y)
     axes = [axis % rank for axis in ints_attribute(node, "axes")] or list(range(rank))

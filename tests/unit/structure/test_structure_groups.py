@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -67,12 +68,28 @@ def test_groups_are_independent_of_each_other(tmp_path: Path, case: Case) -> Non
         assert_cut_is_zeros(model, groups, {group.name: np.arange(1, group.units)}, case.feed)
 
 
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_sizes_of_one_feed_are_enough(tmp_path: Path, case: Case) -> None:
+    """Groups that are found on a batch of one are those of any batch; a cut model takes any, too."""
+    ((name, array),) = case.feed.items()
+    model, groups = groups_of(tmp_path, case.text, case.weights, {name: array[:1]})
+    assert slices_of(groups) == case.groups
+    assert_cut_is_zeros(model, groups, some_units(groups, 11), case.feed)
+
+
 @pytest.mark.parametrize("case", STAYING, ids=lambda case: case.name)
 def test_what_must_stay_says_why(tmp_path: Path, case: Case) -> None:
     _, groups = groups_of(tmp_path, case.text, case.weights, case.feed)
     assert slices_of(groups) == case.groups
     for name, reason in case.reasons.items():
         assert reason in reasons(groups)[name]
+
+
+def test_every_rule_is_tried() -> None:
+    used = {word for case in (*CASES, *STAYING) for word in re.findall(r"= (\w+) ", case.text)}
+    families = {rule: name for name, rule in RULES.items()}
+    tried = {RULES[name] for name in used if name in RULES}
+    assert not {name for rule, name in families.items() if rule not in tried}
 
 
 def test_an_operator_without_a_rule_lets_everything_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
