@@ -38,9 +38,10 @@ def solve_rows(target: Array, keep: Array, hessian: Array) -> Array:
     roots = np.sqrt(np.diagonal(hessian, axis1=1, axis2=2))
     correlations = hessian / roots[:, :, None] / roots[:, None, :]  # of diagonal 1: inputs of any size are solved alike
     scaled = target * roots[:, None]
-    if scaled.size and (keep == keep[:, :1]).all():
+    few = target.shape[2] <= EXACT_INPUTS
+    if target.shape[1] > few and (keep == keep[:, :1]).all():
         solved = _shared(scaled, keep[:, 0], correlations)
-    elif target.shape[2] <= EXACT_INPUTS:
+    elif few:
         solved = _in_parts(_exact, scaled, keep, correlations, target.shape[2])
     else:
         solved = _in_parts(_conjugate, scaled, keep, correlations, 1)
