@@ -112,7 +112,7 @@ engine_options = shared.bundle(
         "--address",
         "address",
         metavar="ADDRESS",
-        help="Of the cluster: tcp://host:8786 for dask; host:6379 or auto for ray.",
+        help="Of the cluster: tcp://host:8786 for dask; host:6379, auto or local for ray.",
     ),
     click.option(
         "--retries",
