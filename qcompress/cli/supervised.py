@@ -93,24 +93,34 @@ def _listen(answers: SimpleQueue[str]) -> None:
 
 
 def end_with_supervisor() -> None:
-    """On Linux the system ends this process with its supervisor, even when it is stopped or in native code for long.
+    """End when the supervisor does, whatever this process is doing then.
 
     Called before anything slow is imported. A supervisor that is gone already has closed its end of stdin. The first event
     says that from now on this process can be stopped without being left so for ever.
     """
-    if sys.platform == "linux":
-        _die_with_parent()
+    end_with_parent()
     os.write(sys.stdout.fileno(), b'{"event": "ready"}\n')
+    if _hung_up(sys.stdin.fileno()):
+        os._exit(ExitCode.UNUSABLE)
 
 
-def _die_with_parent() -> None:
+def end_with_parent() -> None:
+    """On Linux the system ends this process with its parent, even when it is stopped or in native code for long."""
+    if sys.platform != "linux":
+        return
     import ctypes
-    import select
     import signal
 
     pr_set_pdeathsig = 1  # linux/prctl.h
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def _hung_up(descriptor: int) -> bool:
+    """Whether the other end of a pipe is closed."""
+    import select
+
+    if not hasattr(select, "poll"):
+        return False
     waiting = select.poll()
-    waiting.register(sys.stdin.fileno(), select.POLLHUP)
-    if any(event & select.POLLHUP for _, event in waiting.poll(0)):
-        os._exit(ExitCode.UNUSABLE)
+    waiting.register(descriptor, select.POLLHUP)
+    return any(event & select.POLLHUP for _, event in waiting.poll(0))

@@ -6,15 +6,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import qcompress
 from qcompress.errors import ExitCode, QcompressError
@@ -24,6 +22,7 @@ from qcompress.zoo.jobs import Event, Figures, Job, Kind, Outcome, Status
 from qcompress.zoo.places import publish
 from qcompress.zoo.processes import CAN_PAUSE, kill_group, killed_for_memory, pause_group, resume_group, tree_memory
 from qcompress.zoo.quiet import SETTLING_SECONDS, Quiet
+from qcompress.zoo.starting import Order, Process, start
 
 POLL_SECONDS = 0.05
 
@@ -31,13 +30,15 @@ FOREIGN = ("QCOMPRESS_", "GITHUB_")
 KEPT_VARIABLES = ("QCOMPRESS_CACHE",)
 """Options come with the job, not from the environment of whoever runs it; GitHub is told of the batch, not of each model."""
 
+Starter = Callable[[Order, IO[bytes]], Process]
+
 _LAST_LINES = 8192  # bytes of the log in which the cause is looked for
 
 
 class Supervised:
     """A running job. Call ``poll`` every ``POLL_SECONDS`` until it gives an outcome; ``kill`` ends it at once."""
 
-    def __init__(self, job: Job, scratch: Path, threads: int) -> None:
+    def __init__(self, job: Job, scratch: Path, threads: int, starter: Starter = start) -> None:
         self.job = job
         self.memory = 0
         """Bytes its processes hold, as of the last poll."""
@@ -57,15 +58,7 @@ class Supervised:
         self._killed: Outcome | None = None
         self._text = b""
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                command(job, self._folder, threads),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                cwd=job.folder or None,
-                env=environment(threads, self._folder),
-                start_new_session=True,
-            )
+            self._process = starter(order(job, self._folder, threads), log)
         assert self._process.stdout is not None
         os.set_blocking(self._process.stdout.fileno(), False)
 
@@ -239,32 +232,30 @@ def run_job(job: Job, scratch: Path, tell: Callable[[Event], None], threads: int
     return outcome
 
 
-def command(job: Job, folder: Path, threads: int) -> list[str]:
+def order(job: Job, folder: Path, threads: int) -> Order:
     """The command line of a job that writes into ``folder``; threads that the job does not choose itself are ``threads``.
 
-    What is timed is timed with all cores, as it will run, unless the job says otherwise.
+    What is timed is timed with all cores, as it will run, unless the job says otherwise. Temporary files go to a folder in
+    ``folder`` too, so that none is left of a process that is killed.
     """
-    words = [sys.executable, "-P", "-X", "faulthandler", "-m", "qcompress", "compress", job.model]
-    words += [f"--output={folder / job.model_name}", f"--report={folder / job.report_name}", "--supervised"]
+    words = ["compress", job.model, f"--output={folder / job.model_name}", f"--report={folder / job.report_name}"]
+    words.append("--supervised")
     if "--threads" not in job.options:
         words += [f"--threads={threads}"]
         words += [] if "--target-threads" in job.options else ["--target-threads=0"]
-    return [*words, *job.arguments()]
-
-
-def environment(threads: int, folder: Path) -> dict[str, str]:
-    """The environment of a job: no options, the package where this one is, so many threads for numpy.
-
-    Temporary files go to a folder in ``folder``, so that none is left of a process that is killed.
-    """
     temporary = folder / ".tmp"
     temporary.mkdir()
+    own = {name: str(temporary) for name in ("TMPDIR", "TEMP", "TMP")}
+    return Order([*words, *job.arguments()], job.folder, environment(threads), own)
+
+
+def environment(threads: int) -> dict[str, str]:
+    """The environment of jobs: no options, the package where this one is, so many threads for numpy."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(FOREIGN) or key in KEPT_VARIABLES}
     paths = [str(Path(entry).absolute()) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     home = Path(qcompress.__file__).resolve().parent.parent
     if "site-packages" not in home.parts:
         paths.append(str(home))
-    kept |= {name: str(temporary) for name in ("TMPDIR", "TEMP", "TMP")}
     kept["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
     if threads:
         kept |= {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from qcompress.zoo.engines.interface import EngineSettings, Listener
-from qcompress.zoo.isolation import POLL_SECONDS, Supervised
+from qcompress.zoo.isolation import POLL_SECONDS, Supervised, environment
 from qcompress.zoo.jobs import Event, Job, Kind, Outcome, Status
 from qcompress.zoo.processes import available_memory, tree_memory, usable_cores
+from qcompress.zoo.starting import Nursery
 
 MARGIN = 0.9
 """Part of the memory that jobs are planned into; the rest is for estimates that are too small."""
@@ -37,12 +38,14 @@ class LocalEngine:
     peak: int = 0
     _running: list[Supervised] = field(default_factory=list)
     _attempts: dict[str, int] = field(default_factory=dict)
+    _nursery: Nursery | None = None
 
     def run(self, jobs: Sequence[Job], listen: Listener) -> Generator[Outcome, None, None]:
         """Run the jobs; give each outcome as soon as it is known."""
         limit = self.settings.memory or available_memory() or (1 << 62)
         at_once = self.settings.jobs or default_jobs(len(jobs))
         threads = max(1, usable_cores() // at_once)
+        self._nursery = Nursery(environment(threads))
         waiting, alone = deque(jobs), deque[Job]()
         try:
             while waiting or alone or self._running:
@@ -56,6 +59,7 @@ class LocalEngine:
             for item in self._running:
                 item.discard()
             self._running.clear()
+            self._nursery.close()
 
     def _start(self, waiting: deque[Job], alone: deque[Job], room: _Room, listen: Listener) -> None:
         """Start what fits; those that need the machine for themselves come last, one by one."""
@@ -73,7 +77,8 @@ class LocalEngine:
     def _begin(self, job: Job, threads: int, listen: Listener) -> None:
         self._attempts[job.name] = self._attempts.get(job.name, 0) + 1
         listen(Event(job.name, Kind.STARTED))
-        self._running.append(Supervised(job, Path(self.settings.scratch), threads))
+        assert self._nursery is not None
+        self._running.append(Supervised(job, Path(self.settings.scratch), threads, self._nursery.start))
 
     def _look(self, listen: Listener) -> Iterator[Outcome]:
         for item in list(self._running):
