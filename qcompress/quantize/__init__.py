@@ -10,7 +10,7 @@ from qcompress.quantize.fitted import output_error
 from qcompress.quantize.hqq import quantize_hqq
 from qcompress.quantize.layouts import Layout, from_rows, inputs_of, to_rows
 from qcompress.quantize.narrow import narrow
-from qcompress.quantize.packing import LEAST_HALVES, PLANES, pack, unpack, with_short_scales
+from qcompress.quantize.packing import LEAST_HALVES, PLANES, pack, short_scales, unpack, with_short_scales
 from qcompress.quantize.roundings import NEEDS, fit_weight
 from qcompress.quantize.sparse import sparse_saves, without_zeros, zero_code, zero_share
 from qcompress.quantize.stored import stored_bytes
@@ -44,6 +44,7 @@ __all__ = [
     "scale_shape",
     "search_clip",
     "shortened",
+    "short_scales",
     "sparse_saves",
     "stored_bytes",
     "to_rows",

@@ -82,14 +82,34 @@ def has_short_scales(scheme: QuantScheme, count: int) -> bool:
 
 
 def with_short_scales(quantized: QuantizedTensor) -> QuantizedTensor:
-    """The same codes with scales rounded to float16 when there are many, none too small or large for it.
+    """The same codes with scales rounded to float16, or to float16 times a power of two, when there are many.
 
     At 4 bits in blocks of 32 scales are a ninth of what is stored with float16, a fifth with float32. A scale moves by 2^-12 of
-    itself at most: the largest value of 4 bits by 1 / 512 of a step, that of 8 bits by 1 / 32.
+    itself at most: the largest value of 4 bits by 1 / 512 of a step, that of 8 bits by 1 / 32. Scales are left alone when
+    float16 does not reach from the smallest to the largest.
     """
     scale, halves = quantized.scale, np.finfo(np.float16)
     if not has_short_scales(quantized.scheme, scale.size):
         return quantized
-    if np.min(scale) < halves.smallest_normal or np.max(scale) > halves.max:
+    fits = np.min(scale) >= halves.smallest_normal and np.max(scale) <= halves.max
+    power = 0 if fits else _power(scale)
+    if not fits and np.ldexp(np.min(scale), power) < halves.smallest_normal:
         return quantized
-    return replace(quantized, scale=scale.astype(np.float16).astype(np.float32))
+    return replace(quantized, scale=np.ldexp(np.ldexp(scale, power).astype(np.float16).astype(np.float32), -power))
+
+
+def short_scales(scale: Array) -> tuple[Array, int] | None:
+    """Scales as float16 and the power p, when scale = float16 / 2^p exactly and there are enough of them; else None."""
+    if scale.size < LEAST_HALVES:
+        return None
+    for power in (0, _power(scale)):
+        with np.errstate(over="ignore"):
+            halves = np.ldexp(scale, power).astype(np.float16)
+        if np.array_equal(np.ldexp(halves.astype(np.float32), -power), scale):
+            return halves, power
+    return None
+
+
+def _power(scale: Array) -> int:
+    """The largest p for which scale * 2^p is at most 2^15, the same before and after scales are rounded."""
+    return int(np.floor(15.0 - np.log2(float(np.max(scale)))))

@@ -12,7 +12,7 @@ import numpy as np
 from qcompress.quantize.packing import code_bytes
 from qcompress.types import Array, CodebookTensor, EncodedTensor, QuantizedTensor
 
-SPARSE_NODES = 400
+SPARSE_NODES = 330
 """About as many bytes the nodes take that put the zeros back."""
 
 LEAST_SAVED = 32

@@ -15,7 +15,7 @@ import numpy as np
 
 from qcompress.graph import Value
 from qcompress.graph.edit import FLOAT, INT8, INT32, UINT8
-from qcompress.quantize import LEAST_HALVES, PLANES, pack
+from qcompress.quantize import PLANES, pack, short_scales
 from qcompress.rewrite.chain import Chain, shape_of
 from qcompress.rewrite.sparse import Gaps, Zeros, put_back, take_out
 from qcompress.types import Array, CodebookTensor, QuantizedTensor
@@ -187,18 +187,16 @@ def behind(chain: Chain, outer: Value, tail: tuple[int, ...], name: str) -> Valu
 
 
 def scales(chain: Chain, array: Array, name: str) -> Value:
-    """The scales: float16 and a Cast where that is exact and smaller."""
-    if not halves_exact(array):
+    """The scales: float16, a Cast and perhaps a power of two where that is exact and smaller."""
+    short = short_scales(array)
+    if short is None:
         return chain.constant(f"{name}/s", array)
-    return chain.node("Cast", [chain.constant(f"{name}/s", array.astype(np.float16))], f"{name}_scales", {"to": FLOAT})
-
-
-def halves_exact(scale: Array) -> bool:
-    """Whether enough scales, all of them float16 numbers, make float16 the better type."""
-    if scale.size < LEAST_HALVES:
-        return False
-    with np.errstate(over="ignore"):
-        return bool(np.array_equal(scale.astype(np.float16).astype(np.float32), scale))
+    halves, power = short
+    wide = chain.node("Cast", [chain.constant(f"{name}/s", halves)], f"{name}_scales", {"to": FLOAT})
+    if not power:
+        return wide
+    factor = chain.shared(f"power/{power}", np.ldexp(np.float32(1), -power))
+    return chain.node("Mul", [wide, factor], f"{name}_scaled")
 
 
 def _combined(chain: Chain, stored: Stored, planes: Sequence[Value], shape: Value, what: tuple[str, int]) -> Value:

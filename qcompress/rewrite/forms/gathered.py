@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from qcompress.decisions import Quantize
 from qcompress.graph import Graph, Node, Value
 from qcompress.graph.edit import FLOAT, INT32, take_over
 from qcompress.operators import Layer
+from qcompress.quantize import short_scales
 from qcompress.rewrite.chain import Chain
 from qcompress.rewrite.context import Context, encode
 from qcompress.rewrite.forms.parts import broadcastable, floats
-from qcompress.rewrite.storage import Stored, behind, halves_exact, plain, row_numbers, store_all
+from qcompress.rewrite.storage import Stored, behind, plain, row_numbers, store_all
 from qcompress.types import Array, CodebookTensor, EncodedTensor, NarrowTensor, PerTensor, QuantizedTensor, spread
 
 
@@ -58,7 +57,8 @@ class Table:
     def scale(self, encoded: QuantizedTensor) -> Value:
         """The scales, shaped to broadcast against the codes, as float16 where that is exact."""
         array = broadcastable(encoded).scale
-        return self.part("s", array.astype(np.float16) if halves_exact(array) else array)
+        short = short_scales(array)  # a power of two would be one more kernel at run time
+        return self.part("s", array if short is None or short[1] else short[0])
 
     def zeros(self, encoded: QuantizedTensor) -> Value:
         """The zero points, shaped to broadcast against the codes."""

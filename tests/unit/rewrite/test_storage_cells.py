@@ -31,7 +31,7 @@ from qcompress.graph import Model
 from qcompress.operators import cells, find_layers, why_not_stored
 from qcompress.operators.support import BLOCKS, CHANNEL_SCALES, PACKED, SHOWN
 from qcompress.plan.coverage import coverage
-from qcompress.quantize import pack, unpack, with_short_scales
+from qcompress.quantize import pack, short_scales, unpack, with_short_scales
 from qcompress.quantize.affine import quantize
 from qcompress.rewrite import apply_plan
 from qcompress.runtime import Optimization
@@ -343,11 +343,15 @@ def test_many_scales_are_float16_where_that_moves_no_code():
     assert np.array_equal(short.scale, short.scale.astype(np.float16).astype(np.float32))
     assert np.array_equal(short.codes, quantized.codes)
     assert np.abs(short.dequantize() - quantized.dequantize()).max() <= 8 * quantized.scale.max() * 2.0**-11
+    small = with_short_scales(quantize(weight * 1e-4, scheme))
+    halves, power = short_scales(small.scale)
+    assert power > 0, "a power of two makes them large enough"
+    assert np.array_equal(np.ldexp(halves.astype(np.float32), -power), small.scale)
     channels = quantize(weight.T, QuantScheme.parse("int8/channel"))
     assert np.abs(with_short_scales(channels).dequantize() - channels.dequantize()).max() <= channels.scale.max() / 32
     fine = QuantScheme.parse("int16/channel")
     for other in (
-        quantize(weight * 1e-4, scheme),  # too small
+        replace(quantized, scale=np.where(np.arange(160).reshape(4, 40), np.float32(1), np.float32(1e-12))),  # too far apart
         quantize(weight[:16], scheme),  # too few
         quantize(weight, scheme.per_tensor()),  # one for all
         quantize(weight, fine),  # as many bits as float16 has
@@ -384,3 +388,17 @@ def test_packed_forms_need_nothing_newer_than_operator_set_11(scheme, tmp_path):
     reason = why_not_stored(layer, FOLDED, parse_scheme(scheme))
     assert bool(reason) is (scheme not in ("float16", "int8/channel"))
     assert not reason or "needs operator set 11, not 10" in reason
+
+
+@pytest.mark.parametrize("form", [STATIC, DYNAMIC, WEIGHT_ONLY, FOLDED])
+def test_scales_of_dead_channels_do_not_keep_the_others_from_being_short(form, tmp_path):
+    weight = draw("w", 32, 200)
+    weight[:, 7] *= 1e-6
+    net = NETS["MatMul"]._replace(weights={"w": weight})
+    model = prepared(tmp_path, net.text(CHANNEL_SCALES), net.weights)
+    written, expected = compressed(model, net, form, "int8/channel")
+    assert written.graph.initializers["w/s"].dtype.name == "FLOAT16"
+    for way, found in three_ways(written, net.feed).items():
+        if form is FOLDED:
+            assert_close(found, expected, 2e-5)
+        assert sqnr(found[0], expected[0]) > 25, way
