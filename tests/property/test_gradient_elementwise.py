@@ -51,7 +51,9 @@ def binary(operator: str, drawn, values) -> Case:
 @given(drawn=operands())
 def test_broadcasting(operator, drawn):
     low = {"Div": 0.5, "Pow": 0.3}.get(operator, -2.0)
-    check(replace(binary(operator, drawn, lambda *shape: uniform(low, 2.0, *shape)), doubles=operator != "Mean"))
+    case = binary(operator, drawn, lambda *shape: uniform(low, 2.0, *shape))
+    lacking = operator == "Mean"  # the runtime has no Mean of float64, and ONNX's evaluator none that broadcasts
+    check(replace(case, linear=lacking, doubles=not lacking))
 
 
 @DETERMINISTIC
