@@ -11,7 +11,7 @@ import pytest
 
 from qcompress.calibrate import RANGE_METHODS
 from qcompress.data.sources import SOURCES
-from qcompress.gradient import RULES
+from qcompress.gradient import RULES as GRADIENTS
 from qcompress.graph.passes import PREPARATION, UNPACKING
 from qcompress.plan.repairs import REPAIRS
 from qcompress.prune import CRITERIA, PATTERNS
@@ -33,7 +33,7 @@ REGISTRIES = {
     "plan/repairs": (list(REPAIRS.values()), {"proposal"}),
     "prune/criteria": ([entry.score for entry in CRITERIA.values()], set()),
     "prune/patterns": (list(PATTERNS.values()), {"channels", "ranking"}),
-    "gradient/rules": (list(RULES.values()), {"windows"}),
+    "gradient/rules": (list(GRADIENTS.values()), {"windows"}),
     "report/formats": (list(FORMATS.values()), {"options"}),
     "structure/rules": ([*RULES.values(), *SHAPE_RULES.values()], {"common"}),
     "zoo/engines": (list(ENGINES.values()), {"interface"}),

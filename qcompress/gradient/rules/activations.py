@@ -1,5 +1,7 @@
-"""Gradients of activation functions, from the output where it says enough: the input then need not be kept, and the runtime
-can still join the activation with the layer before it.
+"""Gradients of activation functions.
+
+They are taken from the output where it says enough: the input then need not be kept, and the runtime can still join the
+activation with the layer before it.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Gradients of arithmetic between tensors that broadcast: the result's gradient times the partial derivative, summed over
-what was repeated.
+"""Gradients of arithmetic between tensors that broadcast.
+
+The result's gradient times the partial derivative, summed over what was repeated.
 """
 
 from __future__ import annotations
