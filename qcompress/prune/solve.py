@@ -5,6 +5,10 @@
 Rows that share a mask share one factorization. Few inputs are solved exactly, a matrix for each row. For many, conjugate gradients
 work on all rows at once: each step is one product of the rows with H, so they are as fast as matrices are multiplied, and a few dozen
 steps stand in for a factorization per row.
+
+SparseGPT's order, in which a pruned number is made up for by later inputs only, takes half the time and leaves more: half of the
+numbers pruned by Wanda, error on fresh rows, survivors alone 0.0387, in that order 0.0220, here 0.0063 (1 x 1 layers of the digits
+model; EfficientNet-Lite0 0.0288, 0.0181, 0.0112).
 """
 
 from __future__ import annotations
