@@ -174,10 +174,11 @@ class LossMeter:
         return total
 
     def _losses(self) -> dict[str, OutputLoss]:
-        return {name: OutputLoss(how) for name, how in self._yardsticks.items()}
+        return {name: OutputLoss(how) for name, how in self.yardsticks.items()}
 
     @cached_property
-    def _yardsticks(self) -> dict[str, Yardstick]:
+    def yardsticks(self) -> dict[str, Yardstick]:
+        """How each judged output is compared."""
         signatures = {output.name: output for output in self._model.outputs}
         carried = states(self._model)
         return {

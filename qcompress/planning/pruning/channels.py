@@ -13,12 +13,13 @@ from qcompress.operators import Layer
 from qcompress.plan.choose import selection
 from qcompress.plan.solver import Option, solve
 from qcompress.planning.losses import LossMeter
+from qcompress.planning.pruning.gradients import weigh_channels
 from qcompress.planning.pruning.sparsity import data_of, loss_alone, loss_at
 from qcompress.planning.pruning.tasks import PruneTask, Shrink
 from qcompress.planning.readings import Readings, readings_of
 from qcompress.planning.walk import Settled, Task, WalkSettings, walk
 from qcompress.planning.work import Workplace
-from qcompress.prune import compensate, scores, without_indices
+from qcompress.prune import CRITERIA, compensate, scores, without_indices
 from qcompress.quantize import Evidence, Gram
 from qcompress.quantize.align import Drift
 from qcompress.structure import ChannelGroup, Slice, find_groups, multiply_adds
@@ -159,7 +160,12 @@ def _masked(mask: Array, solve_again: bool) -> Shrink:
 def _importance(
     work: Workplace, groups: Sequence[ChannelGroup], criterion: Criterion, settings: WalkSettings
 ) -> dict[str, Array]:
-    """What each unit brings to the outputs of all that read it, as a share of these outputs' energy; (units,) a group."""
+    """What each unit brings to the outputs of all that read it, as a share of these outputs' energy; (units,) a group.
+
+    By gradients: what its removal does to the model's outputs.
+    """
+    if CRITERIA[criterion].gradient:
+        return weigh_channels(work, groups)
     layers = {layer.name: layer for layer in work.layers}
     found: dict[str, Array] = {}
 
