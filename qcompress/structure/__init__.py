@@ -1,6 +1,6 @@
 """Channels that must go together, found in the graph and cut out of it."""
 
-from qcompress.structure.costs import multiply_adds
+from qcompress.structure.costs import multiply_adds, shapes_after
 from qcompress.structure.cut import cut
 from qcompress.structure.find import find_groups
 from qcompress.structure.groups import Blocked, ChannelGroup, Extent, Groups, Number, Slice
@@ -18,4 +18,5 @@ __all__ = [
     "cut",
     "find_groups",
     "multiply_adds",
+    "shapes_after",
 ]

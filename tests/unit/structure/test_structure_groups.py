@@ -14,7 +14,7 @@ from text_models import prepared
 from qcompress.calibrate import observe_shapes
 from qcompress.graph import Model
 from qcompress.pipeline import load_prepared
-from qcompress.structure import RULES, Groups, cut, find_groups, multiply_adds
+from qcompress.structure import RULES, Groups, cut, find_groups, multiply_adds, shapes_after
 from qcompress.types import Array
 
 SAMPLES = Path(__file__).resolve().parents[3] / "sample_models"
@@ -58,6 +58,21 @@ def test_a_cut_is_as_good_as_zeros_in_the_consumers(tmp_path: Path, case: Case, 
     assert sizes(model) == before  # the copy was cut
     assert {name for name, shape in sizes(smaller).items() if before.get(name, shape) != shape} >= {
         piece.constant for group in groups.groups for piece in group.slices if len(kept[group.name]) < group.units
+    }
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_what_is_left_is_known_without_cutting(tmp_path: Path, case: Case) -> None:
+    model, groups = groups_of(tmp_path, case.text, case.weights, case.feed)
+    kept = some_units(groups, 5)
+    shapes = observe_shapes(model, case.feed)
+    known = shapes_after(model, groups, shapes, {name: len(units) for name, units in kept.items()})
+    foretold = multiply_adds(model, known)
+    cut(model, groups, kept)
+    seen = observe_shapes(model, case.feed)
+    assert foretold == multiply_adds(model, seen)
+    assert {name: known[name] for name, shape in seen.items() if shapes.get(name, shape) != shape} == {
+        name: shape for name, shape in seen.items() if shapes.get(name, shape) != shape
     }
 
 
