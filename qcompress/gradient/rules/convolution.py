@@ -9,9 +9,14 @@ from __future__ import annotations
 from dataclasses import replace
 from math import prod
 
+import numpy as np
+
 from qcompress.gradient.rules.windows import Windows, spread, windows_of
 from qcompress.gradient.step import Gradients, Step
 from qcompress.gradient.tape import NoGradientError, Tensor, fixed
+
+FEW = 8
+"""Input channels of a group up to which all places of the kernel are multiplied at once."""
 
 
 def conv(step: Step) -> Gradients:
@@ -99,13 +104,16 @@ def weight_gradient(x: Tensor, dy: Tensor, weight: Tensor, windows: Windows, gro
         return dy.tape.node("Gemm", tuple(folded), {"transB": 1}).reshape([outputs, inputs, *kernel])
     padded = windows.padded(x)
     gradient = dy.reshape([0, group, outputs // group, -1])
-    parts = []
-    for offset in windows.taps():
-        whole = windows.is_pointwise and max(windows.strides) == 1
-        seen = (padded if whole else windows.seen(padded, offset, dy)).reshape([0, group, inputs, -1])
-        parts.append(over_batch(dy.tape.node("MatMul", (gradient, seen.transpose([0, 1, 3, 2]))), dy))
-    if len(parts) == 1:
-        return parts[0].reshape([outputs, inputs, *kernel])
+    whole = windows.is_pointwise and max(windows.strides) == 1
+    seen = [
+        (padded if whole else windows.seen(padded, offset, dy)).reshape([0, group, inputs, -1]) for offset in windows.taps()
+    ]
+    if inputs <= FEW:  # products with one narrow matrix would take longer than putting the narrow ones together
+        seen = [dy.tape.concat(seen, axis=2)]
+    parts = [over_batch(dy.tape.node("MatMul", (gradient, part.transpose([0, 1, 3, 2]))), dy) for part in seen]
+    if len(parts) == 1:  # [group, out / group, places * in / group]
+        places = parts[0].reshape([outputs, -1, inputs])
+        return places.transpose([0, 2, 1]).reshape([outputs, inputs, *kernel])
     stacked = dy.tape.concat([part.reshape([outputs, inputs, 1]) for part in parts], axis=2)
     return stacked.reshape([outputs, inputs, *kernel])
 
@@ -124,27 +132,43 @@ def _depthwise(x: Tensor, dy: Tensor, windows: Windows) -> Tensor:
 
     One product of matrices for each channel and column of the kernel, in place of a pass over the input for each place in
     the kernel: row h of the input times row r of dY belongs to the kernel's row i if h = stride r + dilation i - padding.
+    Where the rows of dY are known they are taken in blocks, for only rows of the input near a row of dY count.
     """
-    tape = x.tape
-    wide = replace(windows, begins=(0, windows.begins[1]), ends=(0, windows.ends[1])).padded(x)
-    mask = _rows_that_meet(x, dy, windows)
-    turned = dy.transpose([0, 1, 3, 2])
+    tape, (stride, _) = x.tape, windows.strides
+    dims = None if dy.dims is None else dy.dims[2]
+    block = _block(dims) if isinstance(dims, int) else 0
+    if block and isinstance(dims, int):
+        blocks, height = dims // block, (block - 1) * stride + windows.reach[0] + 1
+        places = [[first * block * stride + row for row in range(height)] for first in range(blocks)]
+        source = tape.node("Gather", (windows.padded(x), tape.constant(np.array(places))), {"axis": 2})
+        turned = dy.reshape([0, 0, blocks, block, -1]).transpose([0, 1, 2, 4, 3])
+        mask = _rows_that_meet(tape.ints([height]), tape.ints([block]), windows, 0, x.dtype)
+    else:
+        blocks, first = 1, windows.begins[0]
+        source = replace(windows, begins=(0, windows.begins[1]), ends=(0, windows.ends[1])).padded(x)
+        turned = dy.transpose([0, 1, 3, 2])
+        mask = _rows_that_meet(tape.extents(x, [2]), tape.extents(dy, [2]), windows, first, x.dtype)
     parts = []
     for column in range(windows.kernel[1]):
-        seen = windows.seen(wide, [windows.dilations[1] * column], dy, axes=[1])
-        pairs = tape.node("MatMul", (seen, turned))  # [batch, channels, height, rows of dY]
-        parts.append(tape.node("MatMul", (pairs.reshape([0, 0, 1, -1]), mask)))  # [batch, channels, 1, kernel rows]
+        seen = windows.seen(source, [windows.dilations[1] * column], dy, axes=[1])
+        pairs = tape.node("MatMul", (seen, turned))  # [batch, channels, (blocks,) height, rows of dY]
+        found = tape.node("MatMul", (pairs.reshape([0, 0, blocks, -1]), mask))  # [batch, channels, blocks, kernel rows]
+        parts.append(found.sum([2]) if blocks > 1 else found)
     return over_batch(tape.concat(parts, axis=2), dy).transpose([0, 2, 1])
 
 
-def _rows_that_meet(x: Tensor, dy: Tensor, windows: Windows) -> Tensor:
+def _block(rows: int) -> int:
+    """How many rows are taken at once: a divisor, few enough to save products and enough for matrices worth multiplying."""
+    return max((size for size in range(4, 17) if rows % size == 0), default=0)
+
+
+def _rows_that_meet(height: Tensor, rows: Tensor, windows: Windows, begin: int, dtype: str) -> Tensor:
     """1 where row h of the input is what row i of the kernel sees for row r of dY: (height * rows of dY, kernel rows)."""
-    tape = x.tape
-    height = tape.count(tape.extents(x, [2])).reshape([-1, 1, 1])
-    rows = tape.count(tape.extents(dy, [2])).reshape([1, -1, 1])
-    first = tape.node("Mul", (rows, tape.ints(windows.strides[:1])))
-    places = tape.ints([windows.dilations[0] * row - windows.begins[0] for row in range(windows.kernel[0])])
-    return tape.cast((height - first).equals(places), x.dtype).reshape([-1, windows.kernel[0]])
+    tape = height.tape
+    first = tape.node("Mul", (tape.count(rows).reshape([1, -1, 1]), tape.ints(windows.strides[:1])))
+    places = tape.ints([windows.dilations[0] * row - begin for row in range(windows.kernel[0])])
+    meeting = (tape.count(height).reshape([-1, 1, 1]) - first).equals(places)
+    return tape.cast(meeting, dtype).reshape([-1, windows.kernel[0]])
 
 
 def over_batch(tensor: Tensor, dy: Tensor) -> Tensor:

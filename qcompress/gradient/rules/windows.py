@@ -73,7 +73,7 @@ class Windows:
         """
         tape = padded.tape
         spatial = list(range(self.rank)) if axes is None else list(axes)
-        places = [2 + axis for axis in spatial]
+        places = [axis - self.rank for axis in spatial]
         strides = [self.strides[axis] for axis in spatial]
         count = tape.extents(like, places)
         lengths = None if like.dims is None else fixed(tuple(like.dims[place] for place in places))
