@@ -115,7 +115,8 @@ def make_plan(model: Model, recipe: Recipe, parts: Parts | None, settings: PlanS
         RecipeError: include, exclude or outputs name something the model does not have.
     """
     work = open_workplace(model, recipe, parts, settings, progress)
-    if recipe.mode is not Mode.AUTO or parts is None or parts.choose is None:
+    nothing = all(layer.reason for layer in work.layers)
+    if recipe.mode is not Mode.AUTO or parts is None or parts.choose is None or nothing:
         return _without_search(work, settings)
     open_widths = wants_widths(work)
     exploration = explore(work, replace(settings, budget=settings.budget * FORM_SHARE) if open_widths else settings)
