@@ -115,3 +115,45 @@ def test_knowing_the_mask_beats_zeros_put_back_afterwards(scheme):
     unaware = np.where(mask, fit_weight(pruned, scheme, Rounding.FITTED, evidence).dequantize(), 0.0)
     errors = [float(np.square(fresh @ (values - weight).T).sum()) for values in (knowing, unaware)]
     assert errors[0] < errors[1]
+
+
+def layer_of(seed: int) -> tuple[np.ndarray, Evidence]:
+    """A weight, (32, 96), and inputs that go together, so that rounding would make use of any number it may."""
+    random = np.random.default_rng(seed)
+    x = random.standard_normal((2000, 24)) @ random.standard_normal((24, 96)) / 5.0 + 0.1 * random.standard_normal(
+        (2000, 96)
+    )
+    gram = Gram((x[500:].T @ x[500:] / 1500)[None], (x[:500].T @ x[:500] / 500)[None], 1500, 500)
+    return random.standard_t(5, (32, 96)).astype(np.float32), Evidence(Layout.OUT_IN, gram=gram)
+
+
+@pytest.mark.parametrize("rounding", [Rounding.GPTQ, Rounding.FITTED])
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        QuantScheme(3, granularity=PerChannel(0)),
+        QuantScheme(4, False, False, PerBlock(32, 1)),
+        QuantScheme(4, granularity=PerChannel(1)),
+        CodebookScheme(4, granularity=PerChannel(0)),
+        CodebookScheme(4, granularity=PerChannel(1)),
+    ],
+    ids=str,
+)
+def test_numbers_that_would_be_of_use_stay_zero_as_well(scheme, rounding):
+    weight, evidence = layer_of(11)
+    pruned, mask = prune_weight(weight, Prune(0.5), evidence)
+    free = fit_weight(pruned, scheme, rounding, evidence).dequantize()
+    assert np.count_nonzero(free[~mask]) > 20  # else this says nothing
+    tensor = fit_weight(pruned, scheme, rounding, evidence, mask)
+    assert (tensor.dequantize()[~mask] == 0.0).all()
+    assert np.count_nonzero(tensor.dequantize()[mask]) > 0.7 * np.count_nonzero(mask)
+
+
+def test_levels_of_a_codebook_lie_where_survivors_are():
+    weight, evidence = layer_of(12)
+    mask = np.abs(weight) > np.quantile(np.abs(weight), 0.9)
+    pruned, scheme = np.where(mask, weight, np.float32(0.0)), CodebookScheme(4, granularity=PerChannel(0))
+    knowing, unaware = (fit_weight(pruned, scheme, Rounding.NEAREST, evidence, given).dequantize() for given in (mask, None))
+    assert np.square(knowing - pruned).sum() < 0.9 * np.square(unaware - pruned).sum()
+    knowing, unaware = (fit_weight(pruned, scheme, Rounding.CLIP, evidence, given) for given in (mask, None))
+    assert not np.array_equal(knowing.levels, unaware.levels)

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from qcompress.prune import choose_mask, compensate, prune_weight, scores
+from qcompress.prune.compensate import compensate_with
 from qcompress.prune.conditioning import expected, pick_conditioning, row_error
 from qcompress.prune.criteria.optimal_brain import stiffness_of
 from qcompress.prune.solve import EXACT_INPUTS, solve_rows
 from qcompress.quantize import Evidence, Gram, Layout
-from qcompress.quantize.fitted import expected_share
+from qcompress.quantize.fitted import Conditioning, expected_share
 from qcompress.types import Array, Criterion, Pattern, Prune
 
 
@@ -181,3 +182,17 @@ def test_rows_are_worked_on_in_pieces_with_shares_of_their_own(monkeypatch: pyte
     pruned, pieces = prune_weight(weight, Prune(0.5), evidence)
     assert np.count_nonzero(pieces) == np.count_nonzero(whole) == 1200
     assert (pruned[~pieces] == 0.0).all()
+
+
+def test_what_is_worse_on_held_out_samples_is_not_kept() -> None:
+    weight, mask = weight_of(20, 40), np.random.default_rng(2).random((20, 40)) > 0.5
+    other = np.random.default_rng(3).standard_normal((40, 40))
+    gram = Gram(gram_of(correlated(4000, 40, 1)), (other @ other.T)[None], 4000)
+    found = compensate_with(weight, mask, Evidence(Layout.OUT_IN, gram=gram), Conditioning(0.005))
+    np.testing.assert_array_equal(found, np.where(mask, weight, 0.0))
+
+
+def test_what_does_not_divide_evenly_goes_where_it_counts_least() -> None:
+    values = np.array([[9.0, 5.0, 7.0], [1.0, 2.0, 8.0], [6.0, 4.0, 3.0]])
+    mask = choose_mask(values, Prune(4 / 9, Criterion.WANDA), Layout.OUT_IN)
+    np.testing.assert_array_equal(mask, [[True, False, True], [False, False, True], [True, True, False]])
