@@ -84,8 +84,8 @@ def has_short_scales(scheme: QuantScheme, count: int) -> bool:
 def with_short_scales(quantized: QuantizedTensor) -> QuantizedTensor:
     """The same codes with scales rounded to float16, or to float16 times a power of two, when there are many.
 
-    At 4 bits in blocks of 32 scales are a ninth of what is stored with float16, a fifth with float32. A scale moves by 2^-12 of
-    itself at most: the largest value of 4 bits by 1 / 512 of a step, that of 8 bits by 1 / 32. Scales are left alone when
+    At 4 bits in blocks of 32 scales are a ninth of what is stored with float16, a fifth with float32. A scale moves by 2^-11 of
+    itself at most: the largest value of 4 bits by 1 / 256 of a step, that of 8 bits by 1 / 16. Scales are left alone when
     float16 does not reach from the smallest to the largest.
     """
     scale, halves = quantized.scale, np.finfo(np.float16)

@@ -121,6 +121,8 @@ def encode_integers(context: Context, layer: Layer, decision: Quantize, least_sc
         RecipeError: what was fitted has no integer codes.
     """
     scheme = layer.scheme(decision.scheme)
+    if least_scale is not None:
+        least_scale = least_scale * np.float32(1.0 + 2.0**-10)  # so that they are not below when they become float16
     unfitted = layer.name not in context.codes and decision.rounding is not Rounding.HQQ
     if unfitted and least_scale is not None and isinstance(scheme, QuantScheme):
         nearest = quantize_weight(layer.array, scheme, decision.clip, least_scale)
@@ -131,7 +133,10 @@ def encode_integers(context: Context, layer: Layer, decision: Quantize, least_sc
             f"weight {layer.name!r} is fitted in {encoded.scheme}, which has no integers to compute with",
             "make the plan again",
         )
-    return encoded if least_scale is None else least_scales_kept(encoded, layer.array, least_scale)
+    if least_scale is None:
+        return encoded
+    pruned = layer.name in context.plan.prunes  # what was made zero stays zero
+    return with_short_scales(least_scales_kept(encoded, encoded.dequantize() if pruned else layer.array, least_scale))
 
 
 def _noted(context: Context, layer: Layer, encoded: Encoded) -> Encoded:
