@@ -157,3 +157,13 @@ def test_levels_of_a_codebook_lie_where_survivors_are():
     assert np.square(knowing - pruned).sum() < 0.9 * np.square(unaware - pruned).sum()
     knowing, unaware = (fit_weight(pruned, scheme, Rounding.CLIP, evidence, given) for given in (mask, None))
     assert not np.array_equal(knowing.levels, unaware.levels)
+
+
+def test_the_mask_follows_inputs_that_are_put_in_another_order():
+    """Scales of kernel positions: inputs that share one are not neighbours, and are sorted before rounding."""
+    weight, evidence = layer_of(13)
+    conv = Evidence(Layout.CONV, gram=evidence.gram)
+    pruned, mask = prune_weight(weight.reshape(32, 12, 8), Prune(0.5), conv)
+    tensor = fit_weight(pruned, QuantScheme(3, granularity=PerChannel(2)), Rounding.FITTED, conv, mask)
+    assert (tensor.dequantize()[~mask] == 0.0).all()
+    assert np.count_nonzero(tensor.dequantize()[mask]) > 0.5 * np.count_nonzero(mask)
