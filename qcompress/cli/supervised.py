@@ -8,7 +8,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from queue import SimpleQueue
 from typing import TextIO
 
@@ -99,6 +100,8 @@ def end_with_supervisor() -> None:
     says that from now on this process can be stopped without being left so for ever.
     """
     end_with_parent()
+    with suppress(OSError):  # where the system ends processes for want of memory, this one rather than its supervisor
+        Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
     os.write(sys.stdout.fileno(), b'{"event": "ready"}\n')
     if _hung_up(sys.stdin.fileno()):
         os._exit(ExitCode.UNUSABLE)
