@@ -160,6 +160,9 @@ def batch(
     What has a result that stands, with the same model, data, options and versions, is not run again. An interrupted batch
     goes on where it was.
 
+    Exit code 0: all are done; 1: some failed a gate or could not be compressed, others are done; 3: none could be; 4: the rest
+    is done, in some there was nothing to compress. The summary says which and why, the worst first.
+
     All options below --depfile are those of compress, for every model; a manifest can have others for each.
     """
     if job.init:

@@ -90,7 +90,7 @@ class Counts:
 
 @dataclass(slots=True)
 class LineWatcher:
-    """A line when a model ends; with ``verbose`` also when it begins, for every stage and for pauses."""
+    """A line when a model ends; with ``verbose`` also when it begins, for every stage, note and pause."""
 
     verbose: bool
     counts: Counts = field(default_factory=Counts)
@@ -103,7 +103,7 @@ class LineWatcher:
 
     def heard(self, event: Event) -> None:
         """Something happened to a job."""
-        if event.kind in ("note", "retried"):
+        if event.kind == "retried" or (self.verbose and event.kind == "note"):
             self._say(f"{event.job}: {event.text}")
         elif self.verbose and event.kind not in ("advanced", "stage ended", "ended"):
             self._say(f"{event.job}: {event.kind if event.kind != 'stage' else event.stage}")
