@@ -22,7 +22,7 @@ from qcompress.planning.work import Workplace
 from qcompress.prune import CRITERIA, compensate, scores, without_indices
 from qcompress.quantize import Evidence, Gram
 from qcompress.quantize.align import Drift
-from qcompress.structure import ChannelGroup, Slice, find_groups, multiply_adds
+from qcompress.structure import ChannelGroup, Groups, Slice, find_groups, multiply_adds, shapes_after
 from qcompress.types import Array, Criterion
 
 ANCHORS = ((0.125, 0.25, 0.5), (0.25,))
@@ -44,9 +44,11 @@ Kept = Mapping[str, tuple[int, ...]]
 class Candidates:
     """Groups that can be cut, with their units in order of importance, least first.
 
+    ``found``: these and all others.
     ``costs``: node -> multiply-adds. ``reasons``: weight -> why its channels cannot be cut.
     """
 
+    found: Groups
     groups: tuple[ChannelGroup, ...]
     ranked: Mapping[str, Array]
     costs: Mapping[str, int]
@@ -79,7 +81,7 @@ def find_candidates(work: Workplace, criterion: Criterion, settings: WalkSetting
         )
     importance = _importance(work, groups, criterion, settings)
     ranked = {group.name: np.argsort(importance[group.name], kind="stable") for group in groups}
-    return Candidates(groups, ranked, multiply_adds(work.model, work.shapes), reasons)
+    return Candidates(found, groups, ranked, multiply_adds(work.model, work.shapes), reasons)
 
 
 def choose_channels(
@@ -87,7 +89,7 @@ def choose_channels(
 ) -> dict[str, tuple[int, ...]]:
     """The units of each group that stay: least summed loss with the share ``amount`` of all multiply-adds gone.
 
-    Without a meter every group loses the same share. Multiply-adds of products of two activations are not counted as saved.
+    Without a meter a group is taken to lose as much as the cube of its share, so all lose about the same share.
     """
     meter, most_runs, settings = tools
     curves: Mapping[str, Mapping[float, float]] = {group.name: {1.0: 1.0} for group in candidates.groups}
@@ -99,7 +101,7 @@ def choose_channels(
     for _ in range(TRIES):  # savings of two groups on one node overlap: the sum that is asked for is found by halving
         asked = (low + high) / 2.0
         counts = _allot(candidates, curves, asked * total)
-        saved = 1.0 - remaining(candidates, counts) / max(total, 1)
+        saved = 1.0 - remaining(work, candidates, counts) / max(total, 1)
         if saved >= amount:
             high = asked
             kept = _units(candidates, counts)
@@ -108,14 +110,10 @@ def choose_channels(
     return kept or _units(candidates, _allot(candidates, curves, total))
 
 
-def remaining(candidates: Candidates, counts: Mapping[str, int]) -> float:
+def remaining(work: Workplace, candidates: Candidates, counts: Mapping[str, int]) -> int:
     """Multiply-adds that are left when so many units of each group stay."""
-    left: dict[str, float] = dict(candidates.costs)
-    for group in candidates.groups:
-        for nodes in _touched(group):
-            for node in nodes & left.keys():
-                left[node] *= counts[group.name] / group.units
-    return sum(left.values())
+    shapes = shapes_after(work.model, candidates.found, work.shapes, counts)
+    return sum(multiply_adds(work.model, shapes).values())
 
 
 def masks_of(groups: Sequence[ChannelGroup], kept: Kept, layers: Mapping[str, Layer]) -> dict[str, Array]:
