@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qcompress.errors import ModelError
+from qcompress.zoo.state import SCRATCH
 
 PATTERN = "**/*.onnx"
 
@@ -28,8 +29,8 @@ def discover(folder: Path, pattern: str = PATTERN, apart_from: Path | None = Non
     """The models of a folder in the order of their names, each called by its place in it without the suffix.
 
     A model's data is found in one of these, in this order: ``NAME.calib.npz`` and ``NAME.eval.npz`` beside it, a folder
-    ``NAME`` beside it with ``test_data_set_*`` in it, ``test_data_set_*`` beside it. Hidden folders and ``apart_from``, where
-    results go, are left out.
+    ``NAME`` beside it with ``test_data_set_*`` in it, ``test_data_set_*`` beside it. Hidden folders, ``apart_from``,
+    where results go, and results of other batches are left out.
 
     Raises:
         ModelError: no such folder, or no model in it.
@@ -37,12 +38,13 @@ def discover(folder: Path, pattern: str = PATTERN, apart_from: Path | None = Non
     if not folder.is_dir():
         raise ModelError(f"{folder}: no such folder or manifest", "give a folder of models, or a .toml file that lists them")
     home = folder.absolute()
-    left_out = None if apart_from is None or apart_from.absolute() == home else apart_from.absolute()
+    results = {marker.parent for marker in home.glob(f"**/{SCRATCH}")} | ({apart_from.absolute()} if apart_from else set())
+    results.discard(home)
     found = []
     for path in sorted(home.glob(pattern)):
         inside = path.relative_to(home)
         hidden = any(part.startswith(".") for part in inside.parts)
-        if hidden or not path.is_file() or (left_out is not None and path.is_relative_to(left_out)):
+        if hidden or not path.is_file() or any(path.is_relative_to(folder) for folder in results):
             continue
         data, eval_data = data_of(path)
         found.append(Entry(inside.with_suffix("").as_posix(), str(path), data, eval_data))

@@ -155,8 +155,9 @@ def test_each_model_has_the_data_that_lies_with_it(tmp_path):
 
 
 def test_results_hidden_folders_and_other_files_are_not_models(tmp_path):
-    for name in ("a.onnx", "out/a.onnx", ".cache/b.onnx", "notes.txt", "c.ort"):
+    for name in ("a.onnx", "out/a.onnx", ".cache/b.onnx", "notes.txt", "c.ort", "other/x.onnx"):
         model(tmp_path / name)
+    (tmp_path / "other" / ".qcompress-batch").mkdir()  # results of another batch
     (tmp_path / "folder.onnx").mkdir()
     assert [entry.name for entry in discover(tmp_path, apart_from=tmp_path / "out")] == ["a"]
     assert [entry.name for entry in discover(tmp_path, "*.ort")] == ["c"]
