@@ -15,6 +15,9 @@ SETTLING_SECONDS = 0.2
 """Between getting the lock and beginning: supervisors look every ``POLL_SECONDS``, and must have stopped their processes."""
 
 
+_SAFELY = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+
+
 class Quiet:
     """One supervisor's view of the lock."""
 
@@ -51,7 +54,12 @@ class Quiet:
 
     def _locked(self, exclusive: bool) -> int | None:
         """An open file with the lock on it, None when another has it."""
-        file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT | _SAFELY, 0o600)
+        except (
+            OSError
+        ):  # no folder for temporary files, or somebody else's file: measured without quiet rather than not at all
+            return os.open(os.devnull, os.O_RDONLY)
         if sys.platform == "win32":
             return file
         import fcntl

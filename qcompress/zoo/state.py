@@ -88,7 +88,7 @@ def locked(out: Path) -> Iterator[Path]:
     scratch = out / SCRATCH
     try:
         scratch.mkdir(parents=True, exist_ok=True)
-        file = os.open(scratch / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        file = os.open(scratch / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise OutputError(f"{out}: cannot be written: {error.strerror}", "choose another folder") from error
     try:

@@ -218,3 +218,10 @@ def test_one_measures_and_the_others_see_it(tmp_path: Path):
     first.give_back()
     assert second.take()
     assert not first.held
+
+
+def test_without_a_lock_everybody_may_measure(tmp_path: Path):
+    nowhere = Quiet(tmp_path / "missing" / "lock")
+    assert not nowhere.wanted_elsewhere()
+    assert nowhere.take()
+    nowhere.give_back()
