@@ -4,7 +4,8 @@
 
     values 0 5 7 .. --GatherElements at places--> 5 0 0 7 ..
 
-The runtime folds all of it when it loads the model. For 10 million bytes GatherElements took 0.03 s, Gather 0.29 s. NonZero would take fewer nodes, but the runtime (1.31) does not fold what it cannot know the size of.
+The runtime folds all of it when it loads the model. For 10 million bytes GatherElements takes 0.03 s and Gather 0.29 s. NonZero
+would take fewer nodes, but the runtime (1.31) does not fold what it cannot know the size of.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ def test_coverage_counts_codes_and_scales(net):
     rows = {row.weight: row for row in coverage(layers, as_decisions(chosen, Recipe().weights))}
     assert list(rows) == [layer.name for layer in layers]
     assert set(rows) == set(WEIGHTS_OF_NET)
-    assert (rows["body_w"].bytes_before, rows["body_w"].bytes_after) == (64 * 64 * 9 * 4, 64 * 64 * 9 + 64 * 4)
+    assert (rows["body_w"].bytes_before, rows["body_w"].bytes_after) == (64 * 64 * 9 * 4, 64 * 64 * 9 + 64 * 2)
     assert rows["body_b"].reason == "is a bias"
     assert all(bool(row.form) != bool(row.reason) for row in rows.values())
 
