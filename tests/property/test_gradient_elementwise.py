@@ -166,3 +166,9 @@ def test_functions_of_one_tensor(function, shape):
     call = f"{function} (x)" if "<" in function else f"{name} (x)"
     text = f"{header(20)} net (float[n, c, t] x) => (float[{', '.join('abc'[:rank])}] y) {{ y = {call} }}"
     check(Case(text, {"x": uniform(low, high, *shape)}, doubles=name not in ONLY_FLOAT32))
+
+
+@pytest.mark.parametrize("attributes", ["", " <alpha = 1.7>"])
+def test_swish(attributes):
+    text = f"{header(24)} net (float[n, t] x) => (float[n, t] y) {{ y = Swish{attributes} (x) }}"
+    check(Case(text, {"x": uniform(-4, 4, 3, 4)}))

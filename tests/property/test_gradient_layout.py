@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from gradient_check import Case, check
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_gradient_elementwise import REDUCTIONS
+
+from qcompress.gradient import RULES
 
 DETERMINISTIC = settings(deadline=None, derandomize=True, max_examples=8)
 
@@ -154,3 +160,20 @@ def test_einsum(equation):
     rank = len(equation.split("->")[1]) if "->" in equation else 3
     text = f'{header()} net ({inputs}) => (float[{", ".join("rstu"[:rank])}] y) {{ y = Einsum <equation = "{equation}"> ({", ".join(names)}) }}'
     check(Case(text, {name: tuple(sizes[letter] for letter in term) for name, term in zip(names, terms, strict=True)}))
+
+
+def test_what_is_left():
+    text = f"""{header()} net (float[n, 1, 4] x, float[n, 1, 4] z) => (float[n, 4] y) {{
+        flat = Squeeze (x, axes)
+        rest = Squeeze (z, axes)
+        clock = Mod <fmod = 1> (flat, two)
+        y = Mul (clock, rest)
+    }}"""
+    feed = {"x": np.linspace(-5, 5, 8, dtype=np.float32).reshape(2, 1, 4), "z": (2, 1, 4)}
+    check(Case(text, feed, {"axes": ints(1), "two": np.full(1, 2, np.float32)}, untouched=["two"]))
+
+
+def test_every_rule_is_tested():
+    texts = [path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_gradient_*.py")]
+    named = set(re.findall(r"\w+", " ".join(texts))) | {f"Reduce{name}" for name in REDUCTIONS}
+    assert set(RULES) <= named, sorted(set(RULES) - named)
