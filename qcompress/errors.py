@@ -60,6 +60,10 @@ class EngineError(QcompressError):
     """What is to run a batch is not there, or is gone."""
 
 
+class RemoteError(QcompressError):
+    """A file at a URL cannot be read or written."""
+
+
 class NothingToCompressError(QcompressError):
     """No weight could be compressed, or the result would not be smaller."""
 

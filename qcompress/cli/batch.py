@@ -16,6 +16,7 @@ from qcompress.cli.console import wants_colour, width, write_result
 from qcompress.cli.depfile import Depfile, ReadByBatch
 from qcompress.cli.guard import Talk
 from qcompress.cli.output import wanted
+from qcompress.cli.parameters import Place
 from qcompress.cli.passing import check_options, data_given, given_options, passed_on, vocabulary
 from qcompress.cli.paths import check_targets, make_folder
 from qcompress.cli.quantities import Bytes, Duration
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 class BatchJob:
     """Which models, and where the results go."""
 
-    source: Path
-    output: Path | None
+    source: Path | str
+    output: Path | str | None
     pattern: str
     init: bool
     dry_run: bool
@@ -45,10 +46,8 @@ class BatchJob:
 job_options = shared.bundle(
     "job",
     BatchJob,
-    click.argument("source", type=click.Path(path_type=Path)),
-    click.option(
-        "-o", "--output", type=click.Path(file_okay=False, path_type=Path), metavar="OUT", help="Folder of the results."
-    ),
+    click.argument("source", type=Place(), metavar="SOURCE"),
+    click.option("-o", "--output", type=Place(), metavar="OUT", help="Folder of the results, or its URL."),
     click.option("--pattern", default="**/*.onnx", show_default=True, metavar="GLOB", help="Models in a folder."),
     click.option("--init", is_flag=True, help="Write SOURCE/zoo.toml, a list of the models found there, and stop."),
     click.option("--dry-run", is_flag=True, help="Say what would run and why, and stop."),
@@ -154,7 +153,7 @@ def batch(
 ) -> ExitCode:
     """Compress the models of SOURCE into OUT, each in a process of its own.
 
-    SOURCE is a folder or a manifest, see --init. A model's own data lies with it: NAME.calib.npz and NAME.eval.npz, or
+    SOURCE is a folder, here or at a URL, or a manifest, see --init. A model's own data lies with it: NAME.calib.npz and NAME.eval.npz, or
     test_data_set_* folders; --data is for models without. OUT gets each model with its report and log, and a summary.
 
     What has a result that stands, with the same model, data, options and versions, is not run again. An interrupted batch
@@ -181,7 +180,8 @@ def batch(
         _show_decisions(jobs, engine_choice.force, job, talk)
         return ExitCode.DONE
     with automation_choice.watch(str(job.source)):
-        make_folder(job.output)
+        if isinstance(job.output, Path):
+            make_folder(job.output)
         check_targets(automation_choice.files, [])
         depfile = _depfile(automation_choice, job, jobs)
         with open_watcher(talk, job.json_progress) as watcher:
@@ -197,30 +197,36 @@ batch.params += passed_on()
 
 def _entries(job: BatchJob, given: Mapping[str, Any]) -> tuple[list[Entry], Path]:
     """The models and the folder their commands run in."""
-    from qcompress.zoo.discovery import discover
     from qcompress.zoo.manifest import make_entry, read_manifest, resolved
 
     words = vocabulary()
     if "cost_file" in given:
         raise UsageError("one --cost-file cannot be for many models", "write cost_file for each in a manifest")
     table = resolved(given, Path.cwd())
-    if job.source.suffix == ".toml":
+    if isinstance(job.source, Path) and job.source.suffix == ".toml":
         entries = read_manifest(job.source, words, table)
         return [_with_baseline(entry, job) for entry in entries], job.source.parent.absolute()
     found = []
-    for entry in discover(job.source, job.pattern, job.output):
+    for entry in _discovered(job):
         own = {"data": entry.data, "eval_data": entry.eval_data} if entry.data is not None else data_given(table)
-        found.append(
-            make_entry({**table, **own, "name": entry.name, "model": entry.model}, words, entry.name, job.source.absolute())
-        )
+        found.append(make_entry({**table, **own, "name": entry.name, "model": entry.model}, words, entry.name, Path.cwd()))
     return [_with_baseline(entry, job) for entry in found], Path.cwd()
+
+
+def _discovered(job: BatchJob) -> list[Entry]:
+    """The models of a folder, here or at a URL."""
+    from qcompress.zoo.discovery import discover, discover_at
+
+    if isinstance(job.source, str):
+        return discover_at(job.source, job.pattern, job.output if isinstance(job.output, str) else "")
+    return discover(job.source, job.pattern, job.output if isinstance(job.output, Path) else None)
 
 
 def _with_baseline(entry: Entry, job: BatchJob) -> Entry:
     """The entry held against its report in an earlier batch, if it has one there and is not held against another."""
     if job.baseline is None or "--baseline" in entry.options:
         return entry
-    if job.output is not None and job.output.exists() and job.baseline.samefile(job.output):
+    if isinstance(job.output, Path) and job.output.exists() and job.baseline.samefile(job.output):
         raise UsageError("--baseline is the folder of the results", "keep a copy of the earlier ones elsewhere")
     report = job.baseline.absolute() / f"{entry.name}.report.json"
     return replace(entry, options={**entry.options, "--baseline": (str(report),)}) if report.is_file() else entry
@@ -228,8 +234,10 @@ def _with_baseline(entry: Entry, job: BatchJob) -> Entry:
 
 def _depfile(choice: AutomationChoice, job: BatchJob, jobs: Sequence[Job]) -> Depfile | None:
     """The rule that the summary depends on everything read, if it is asked for."""
-    if choice.depfile is None or job.output is None:
+    if choice.depfile is None:
         return None
+    if not isinstance(job.output, Path):
+        raise UsageError("--depfile with results at a URL: Make sees the times of files", "give -o a folder")
     return Depfile(choice.depfile, [job.output / "summary.json", *choice.files], ReadByBatch(job.source, jobs))
 
 
@@ -237,6 +245,8 @@ def _write_manifest(job: BatchJob) -> None:
     from qcompress.zoo.discovery import discover
     from qcompress.zoo.manifest import FILE_NAME, manifest_text
 
+    if isinstance(job.source, str) or isinstance(job.output, str):
+        raise UsageError("--init writes into a folder of this machine", "list models at URLs in a zoo.toml of your own")
     target = job.source / FILE_NAME
     text = manifest_text(discover(job.source, job.pattern, job.output), job.source)
     try:
@@ -271,12 +281,12 @@ def _deliver(summary: Summary, job: BatchJob, talk: Talk) -> ExitCode:
     """Write the summary into the folder of results and on stdout; the exit code of the batch."""
     from qcompress.report import RenderOptions
     from qcompress.zoo.formats import SUMMARY_FILES, SUMMARY_FORMATS
-    from qcompress.zoo.places import write_text
-    from qcompress.zoo.state import SCRATCH
+    from qcompress.zoo.places import place_in, write_text
+    from qcompress.zoo.state import scratch_of
 
     assert job.output is not None
     for name, form in SUMMARY_FILES.items():
-        write_text(job.output / name, SUMMARY_FORMATS[form](summary, RenderOptions()), job.output / SCRATCH)
+        write_text(place_in(job.output, name), SUMMARY_FORMATS[form](summary, RenderOptions()), scratch_of(job.output))
     if wanted(job.format, talk):
         write_result(SUMMARY_FORMATS[job.format](summary, RenderOptions(width(), wants_colour(), talk.verbose)))
     return summary.exit_code

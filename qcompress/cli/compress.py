@@ -14,6 +14,7 @@ from qcompress.cli import options as shared
 from qcompress.cli.automation import AutomationChoice, BaselineChoice, automation_options, baseline_options
 from qcompress.cli.console import open_progress, write_bytes
 from qcompress.cli.depfile import Depfile, Read
+from qcompress.cli.fetching import Copies, local_copies
 from qcompress.cli.guard import Talk
 from qcompress.cli.limits import GateChoice, limit_options
 from qcompress.cli.output import deliver
@@ -37,7 +38,7 @@ STDOUT = "-"
 class Job:
     """What goes in and what comes out."""
 
-    model: Path
+    model: str
     output: str
     data: str | None
     eval_data: str | None
@@ -49,7 +50,7 @@ class Job:
 job_options = shared.bundle(
     "job",
     Job,
-    click.argument("model", type=click.Path(path_type=Path)),
+    click.argument("model"),
     click.option("-o", "--output", required=True, metavar="OUT", help="The compressed model; - for stdout."),
     click.option("--data", metavar="SOURCE", help="Calibration data: .npz, .npy, folder, module:function or random."),
     click.option("--eval-data", metavar="SOURCE", help="Labelled or unlabelled data to measure on."),
@@ -96,11 +97,12 @@ def compress(
     --data is held out and measured on. Each layer gets the form that pays and together they keep the limit on
     accuracy: 1 % of agreement with the original, unless --max-accuracy-drop says otherwise.
     """
-    with automation_choice.watch(str(job.model)) as start:
+    with automation_choice.watch(job.model) as start, local_copies() as copies:
+        job, cost_choice = _local(job, copies), cost_choice.local(copies)
         _check(job, {**recipe_choice.changes(), **prune_choice.changes()}, cost_choice)
         check_report_names(report_choice.report)
         results = [*([] if job.output == STDOUT else [Path(job.output)]), *report_choice.report, *automation_choice.files]
-        inputs = input_files(job.model) + existing(
+        inputs = input_files(Path(job.model)) + existing(
             job.data, job.eval_data, job.plan, recipe_choice.recipe, baseline_choice.baseline
         )
         check_targets(results, inputs)
@@ -112,14 +114,21 @@ def compress(
         options = effort_choice.apply(cost_choice.apply(run_choice.load(data_choice.load(), job.discard_on_fail)))
         options = baseline_choice.apply(options)
         files = existing(job.plan, recipe_choice.recipe, baseline_choice.baseline, cost_choice.cost_file)
-        data = (job.data, job.eval_data, cost_choice.timing_data)
-        read = Read((job.model,), data, (run_choice.metric,), tuple(files))
+        data = tuple(place for place in (job.data, job.eval_data, cost_choice.timing_data) if not copies.has(place))
+        models = () if copies.has(job.model) else (Path(job.model),)
+        read = Read(models, data, (run_choice.metric,), tuple(files))
         depfile = None if automation_choice.depfile is None else Depfile(automation_choice.depfile, results, read)
         report, stream = _work(job, recipe, options, talk)
+        report = copies.report(report)
         if depfile is not None:
             depfile.write()
     automation_choice.tell(report, start)
     return deliver(report, report_choice, talk, stream)
+
+
+def _local(job: Job, copies: Copies) -> Job:
+    """The job with copies of what lies at URLs."""
+    return replace(job, model=copies.model(job.model), data=copies.data(job.data), eval_data=copies.data(job.eval_data))
 
 
 def _work(job: Job, recipe: Recipe, options: RunOptions, talk: Talk) -> tuple[Report, TextIO | None]:

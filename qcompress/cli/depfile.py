@@ -64,12 +64,13 @@ class ReadByBatch:
     each of its models needs. What cannot be read is left out, and so is what lies at a URL.
     """
 
-    source: Path
+    source: Path | str
     jobs: Sequence[Job]
 
     def paths(self) -> list[Path]:
         """Every file and folder, sorted."""
-        found = {self.source} if self.source.is_file() else {folder for job in self.jobs for folder in self._folders(job)}
+        home = Path(self.source)
+        found = {home} if home.is_file() else {folder for job in self.jobs for folder in _folders(home.absolute(), job)}
         for job in self.jobs:
             options = {flag: tuple(map(Path, values)) for flag, values in job.options.items()}
             files = [path for flag in _FILE_OPTIONS for path in options.get(flag, ()) if path.is_file()]
@@ -84,10 +85,10 @@ class ReadByBatch:
                     found |= {path.absolute() for path in part.paths()}
         return sorted({_short(path) for path in found})
 
-    def _folders(self, job: Job) -> list[Path]:
-        """From the model's up to the source."""
-        home = self.source.absolute()
-        return [folder for folder in Path(job.model).absolute().parents if folder.is_relative_to(home)]
+
+def _folders(home: Path, job: Job) -> list[Path]:
+    """From the model's up to the source; none at a URL."""
+    return [folder for folder in Path(job.model).absolute().parents if folder.is_relative_to(home) and folder.is_dir()]
 
 
 _FILE_OPTIONS = ("--recipe", "--plan", "--cost-file", "--baseline")

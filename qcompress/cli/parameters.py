@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -40,6 +41,16 @@ class LazyChoice(ParamType):
             near = get_close_matches(str(value), list(choices), 1)
             meant = f" (did you mean {near[0]}?)" if near else ""
             self.fail(f"{value!r} is not one of {', '.join(choices)}{meant}", param, ctx)
+
+
+class Place(ParamType):
+    """A path, or a URL."""
+
+    name = "place"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
+        """A path as such, a URL as it is written."""
+        return value if isinstance(value, Path) or "://" in value else Path(value)
 
 
 class Share(ParamType):

@@ -16,6 +16,7 @@ from qcompress.cli.paths import check_targets
 from qcompress.errors import UsageError
 
 if TYPE_CHECKING:
+    from qcompress.cli.fetching import Copies
     from qcompress.pipeline import RunOptions
     from qcompress.planning import Effort
 
@@ -31,6 +32,10 @@ class CostChoice:
     def apply(self, options: RunOptions) -> RunOptions:
         """``options`` with what was chosen."""
         return replace(options, target_threads=self.target_threads, timing_data=self.timing_data, cost_file=self.cost_file)
+
+    def local(self, copies: Copies) -> CostChoice:
+        """The same with copies of what lies at URLs."""
+        return replace(self, timing_data=copies.data(self.timing_data))
 
     def check(self, inputs: Iterable[Path], targets: Iterable[Path], data: str | None) -> None:
         """Refuse a file of measurements that is also a model, data or another result, or that nothing is measured for.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qcompress.errors import ModelError
+from qcompress.remote import join, list_files
 from qcompress.zoo.state import SCRATCH
 
 PATTERN = "**/*.onnx"
@@ -51,6 +52,34 @@ def discover(folder: Path, pattern: str = PATTERN, apart_from: Path | None = Non
     if not found:
         raise ModelError(f"{folder}: there is no {pattern}", "name the models' pattern with --pattern")
     return found
+
+
+def discover_at(url: str, pattern: str = PATTERN, apart_from: str = "") -> list[Entry]:
+    """``discover`` at a URL.
+
+    Raises:
+        ModelError: there is no model.
+        RemoteError: it cannot be listed.
+    """
+    files = list_files(url)
+    found = []
+    for name, place in list_files(url, pattern).items():
+        stem, folder = name.removesuffix(".onnx"), name.rpartition("/")[0]
+        hidden = any(part.startswith(".") for part in name.split("/"))
+        result = f"{stem}.state.json" in files or (apart_from and place.startswith(f"{apart_from.rstrip('/')}/"))
+        if not hidden and not result:
+            calib, evaluation = (files.get(f"{stem}.{part}.npz") for part in ("calib", "eval"))
+            sets = (home for home in (stem, folder) if any(_in_sets(other, home) for other in files))
+            data = calib or next((join(url, home) if home else url for home in sets), None)
+            found.append(Entry(stem, place, data, evaluation))
+    if not found:
+        raise ModelError(f"{url}: there is no {pattern}", "name the models' pattern with --pattern")
+    return found
+
+
+def _in_sets(name: str, home: str) -> bool:
+    """Whether a file lies in one of the test data sets of a folder."""
+    return name.startswith(f"{home}/{SETS[:-1]}" if home else SETS[:-1])
 
 
 def data_of(model: Path) -> tuple[str | None, str | None]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from contextlib import chdir
+from contextlib import chdir, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from qcompress.errors import QcompressError
 from qcompress.graph import model_files
 from qcompress.pipeline import versions
 from qcompress.recipe import RECIPES
+from qcompress.remote import fingerprint, is_url, list_files
 from qcompress.zoo.jobs import Job
 from qcompress.zoo.places import digest_file
 
@@ -42,15 +43,20 @@ class Keys:
         read += [self._dataset(value, job.folder) for flag in DATA_OPTIONS for value in named.get(flag, ())]
         options = {flag: list(values) for flag, values in sorted(job.options.items()) if flag not in named}
         return {
-            "model": self._model(Path(job.model)),
+            "model": self._model(job.model),
             "data": "" if job.data is None else self._dataset(job.data, job.folder),
             "evaluation data": "" if job.eval_data is None else self._dataset(job.eval_data, job.folder),
             "options": _digest([json.dumps(options), *read]),
             "versions": _told({"key": KEY_VERSION, **versions()}),
         }
 
-    def _model(self, path: Path) -> str:
-        """Of the file and its external data; a file that is no model counts with its bytes."""
+    def _model(self, place: str) -> str:
+        """Of the file and its external data; a file that is no model counts with its bytes, one out of reach with its name."""
+        path = Path(place)
+        if is_url(place):
+            with suppress(QcompressError):  # the job says what is wrong with it
+                return _model_at(place)
+            return place
         try:
             files = model_files(path)
         except QcompressError:
@@ -59,6 +65,8 @@ class Keys:
 
     def _dataset(self, spec: str, folder: str) -> str:
         """Of all files that reading the data reads; code is found from the folder the job runs in."""
+        if is_url(spec):
+            return _digest([spec, fingerprint(spec)])
         if spec not in self._data:
             try:
                 with chdir(folder or os.curdir):
@@ -84,6 +92,19 @@ class Keys:
             except OSError:
                 self._files[path] = "cannot be read"
         return self._files[path]
+
+
+def _model_at(url: str) -> str:
+    """Of a model at a URL, by what the storage says of it and of what may be its external data: the files beside it whose
+    name begins with its own, or all when there is no other model.
+    """
+    name = url.rpartition("/")[2]
+    others = list_files(url.rpartition("/")[0], "*")
+    alone = sum(other.endswith(".onnx") for other in others) <= 1
+    stem = name.removesuffix(".onnx")
+    files = sorted(other for other in others if other == name or alone or other.startswith(f"{stem}."))
+    files += sorted(other for other in others if other.startswith(f"{stem}_") and not alone and not other.endswith(".onnx"))
+    return _digest(word for other in files for word in (other, fingerprint(others[other])))
 
 
 def key_of(parts: Mapping[str, str]) -> str:

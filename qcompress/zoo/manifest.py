@@ -13,6 +13,7 @@ from typing import Any
 from qcompress.data.functions import is_function
 from qcompress.errors import RecipeError
 from qcompress.recipe import RECIPES
+from qcompress.remote import is_url
 from qcompress.zoo.discovery import Entry
 
 FILE_NAME = "zoo.toml"
@@ -82,7 +83,8 @@ def make_entry(table: Table, vocabulary: Vocabulary, where: str, home: Path) -> 
     model = table.get("model")
     if not isinstance(model, str) or not model:
         raise RecipeError(f"{where} has no model", "write model = 'file.onnx'")
-    name = str(table.get("name") or Path(model).with_suffix(""))
+    called = model.rpartition("/")[2] if is_url(model) else model
+    name = str(table.get("name") or Path(called).with_suffix(""))
     if Path(name).is_absolute() and Path(name).is_relative_to(home):
         name = str(Path(name).relative_to(home))
     if Path(name).is_absolute() or not Path(name).name or ".." in Path(name).parts:
@@ -143,7 +145,7 @@ def located(value: str, home: Path) -> str:
     place = home / value
     if place.exists():
         return str(place)
-    if value in RECIPES or value == "random" or "://" in value or is_function(value):
+    if value in RECIPES or value == "random" or is_url(value) or is_function(value):
         return value
     return str(place)
 

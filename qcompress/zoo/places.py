@@ -9,9 +9,20 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from qcompress import remote
 from qcompress.errors import OutputError
 
 BLOCK = 1 << 22
+
+
+def place_in(folder: Path | str, name: str) -> str:
+    """Where ``name`` is in a folder; paths are absolute."""
+    return remote.join(str(folder), name) if remote.is_url(folder) else str((Path(folder) / name).absolute())
+
+
+def beside(target: str, name: str) -> str:
+    """Where a file of that name beside the target is."""
+    return remote.beside(target, name) if remote.is_url(target) else str(Path(target).with_name(name))
 
 
 def digest_file(path: Path) -> str:
@@ -32,7 +43,10 @@ def publish(files: Mapping[str, Path], target: str, obsolete: Iterable[str]) -> 
 
     Raises:
         OutputError: the folder cannot be written or the disk is full.
+        RemoteError: the URL cannot be written.
     """
+    if remote.is_url(target):
+        return _upload(files, target, obsolete)
     place = Path(target)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -51,25 +65,39 @@ def publish(files: Mapping[str, Path], target: str, obsolete: Iterable[str]) -> 
 
 
 def present(target: str, files: Mapping[str, str]) -> bool:
-    """Whether the files lie beside the target with these digests."""
+    """Whether the files lie beside the target with these digests; at URLs, whether they are there."""
+    if remote.is_url(target):
+        return all(remote.size(beside(target, name)) is not None for name in files)
     with suppress(OSError):
         return all(digest_file(Path(target).with_name(name)) == digest for name, digest in files.items())
     return False
 
 
-def read_text(path: Path) -> str | None:
+def read_text(place: Path | str) -> str | None:
     """The text of a file, None when there is none that can be read."""
+    if remote.is_url(place):
+        return remote.read_text(str(place))
     with suppress(OSError, UnicodeDecodeError):
-        return path.read_text(encoding="utf-8")
+        return Path(place).read_text(encoding="utf-8")
     return None
 
 
-def write_text(path: Path, text: str, scratch: Path) -> None:
+def remove(place: Path | str) -> None:
+    """Remove a file if it is there."""
+    if remote.is_url(place):
+        remote.remove(str(place))
+    else:
+        Path(place).unlink(missing_ok=True)
+
+
+def write_text(place: Path | str, text: str, scratch: Path) -> None:
     """Write a text file whole or not at all, also when the machine stops; ``scratch`` is a folder of the same disk.
 
     Raises:
         OutputError: the folder cannot be written or the disk is full.
+        RemoteError: the URL cannot be written.
     """
+    path = scratch / str(place).rpartition("/")[2] if remote.is_url(place) else Path(place)
     part = scratch / f"{path.name}.{os.getpid()}.part"
     try:
         scratch.mkdir(parents=True, exist_ok=True)
@@ -79,11 +107,25 @@ def write_text(path: Path, text: str, scratch: Path) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         part.replace(path)
+        if remote.is_url(place):
+            remote.upload(path, str(place))
+            path.unlink()
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}", "check the folder and the space left") from error
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def _upload(files: Mapping[str, Path], target: str, obsolete: Iterable[str]) -> dict[str, str]:
+    """``publish`` at a URL: each file appears whole, the target last."""
+    digests = {name: digest_file(path) for name, path in sorted(files.items())}
+    last = target.rpartition("/")[2]
+    for name in {last, *obsolete}:
+        remote.remove(beside(target, name))
+    for name in sorted(files, key=lambda name: (name == last, name)):
+        remote.upload(files[name], beside(target, name))
+    return digests
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -13,10 +13,13 @@ from typing import Protocol
 from qcompress.errors import QcompressError, UsageError
 from qcompress.graph import model_files
 from qcompress.pipeline import versions
+from qcompress.remote import is_url
+from qcompress.remote import size as remote_size
 from qcompress.zoo.discovery import Entry
 from qcompress.zoo.engines import ENGINES, EngineSettings
 from qcompress.zoo.jobs import Event, Job, Limits, Outcome, Status, Summary
 from qcompress.zoo.keys import Keys, key_of
+from qcompress.zoo.places import place_in
 from qcompress.zoo.severity import worst_first
 from qcompress.zoo.state import State, begin_run, end_run, forget, locked, read_state, standing, write_state
 
@@ -61,7 +64,7 @@ class BatchSettings:
     fail_fast: bool = False
 
 
-def make_jobs(entries: Sequence[Entry], out: Path, folder: Path, limits: Limits) -> list[Job]:
+def make_jobs(entries: Sequence[Entry], out: Path | str, folder: Path, limits: Limits) -> list[Job]:
     """One job a model, its results under ``out`` at the place its name says; commands run in ``folder``.
 
     Raises:
@@ -69,9 +72,9 @@ def make_jobs(entries: Sequence[Entry], out: Path, folder: Path, limits: Limits)
     """
     jobs = []
     taken: dict[str, str] = {}
-    models = {str(Path(entry.model).absolute()) for entry in entries}
+    models = {entry.model if is_url(entry.model) else str(Path(entry.model).absolute()) for entry in entries}
     for entry in entries:
-        target = str((out / f"{entry.name}.onnx").absolute())
+        target = place_in(out, f"{entry.name}.onnx")
         if target in models:
             raise UsageError(f"{target} is also a model to compress", "choose another folder for the results")
         if taken.setdefault(target.casefold(), entry.name) != entry.name:
@@ -94,7 +97,7 @@ def decide(jobs: Sequence[Job], force: bool = False, run: str = "") -> list[Deci
     return found
 
 
-def run_batch(jobs: Sequence[Job], out: Path, settings: BatchSettings, watcher: Watcher) -> Summary:
+def run_batch(jobs: Sequence[Job], out: Path | str, settings: BatchSettings, watcher: Watcher) -> Summary:
     """Run what has no result that stands, the largest first, and sum up all.
 
     Raises:
@@ -149,7 +152,10 @@ def _estimated_memory(job: Job) -> int:
     if state is not None and state.outcome.peak:
         return state.outcome.peak
     try:
-        size = sum(file.stat().st_size for file in model_files(Path(job.model)))
+        if is_url(job.model):
+            size = remote_size(job.model) or 0
+        else:
+            size = sum(file.stat().st_size for file in model_files(Path(job.model)))
     except (OSError, QcompressError):
         size = 0
     return BASE_MEMORY + int(MEMORY_FACTOR * size)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,8 +15,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from qcompress.errors import OutputError
+from qcompress.remote import is_url
 from qcompress.zoo.jobs import Job, Outcome, outcome_from_json
-from qcompress.zoo.places import present, read_text, write_text
+from qcompress.zoo.places import beside, present, read_text, remove, write_text
 
 SCRATCH = ".qcompress-batch"
 """Folder in OUT for what is unfinished, and for the lock."""
@@ -32,9 +35,18 @@ class State:
     run: str = ""
 
 
-def state_path(job: Job) -> Path:
+def scratch_of(out: Path | str) -> Path:
+    """The folder for what is unfinished; that of results at a URL is one of this machine."""
+    if not is_url(out):
+        return Path(out) / SCRATCH
+    name = hashlib.sha256(str(out).rstrip("/").encode()).hexdigest()[:16]
+    owner = os.getuid() if hasattr(os, "getuid") else 0
+    return Path(tempfile.gettempdir()) / f"qcompress-{owner}" / name
+
+
+def state_path(job: Job) -> str:
     """Where the state of a job lies."""
-    return Path(job.target).with_name(job.state_name)
+    return beside(job.target, job.state_name)
 
 
 def read_state(job: Job) -> State | None:
@@ -60,7 +72,7 @@ def write_state(job: Job, state: State, scratch: Path) -> None:
 
 def forget(job: Job) -> None:
     """Say that what lies in the place of the results does not stand, before any of it is replaced."""
-    state_path(job).unlink(missing_ok=True)
+    remove(state_path(job))
 
 
 def standing(job: Job, parts: Mapping[str, str], run: str) -> tuple[Outcome | None, str]:
@@ -79,13 +91,15 @@ def standing(job: Job, parts: Mapping[str, str], run: str) -> tuple[Outcome | No
 
 
 @contextmanager
-def locked(out: Path) -> Iterator[Path]:
+def locked(out: Path | str) -> Iterator[Path]:
     """Hold OUT for this run; gives the folder for unfinished files, emptied of what a killed run has left.
+
+    A URL is held against other runs of this machine alone.
 
     Raises:
         OutputError: another run holds it, or the folder cannot be written.
     """
-    scratch = out / SCRATCH
+    scratch = scratch_of(out)
     try:
         scratch.mkdir(parents=True, exist_ok=True)
         file = os.open(scratch / "lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -104,25 +118,25 @@ def locked(out: Path) -> Iterator[Path]:
         os.close(file)
 
 
-def running(out: Path, limits: str) -> str:
+def running(out: Path | str, limits: str) -> str:
     """The name of the run that was interrupted, if it had the same limits; empty when there is none."""
     try:
-        table = json.loads(read_text(out / SCRATCH / RUN) or "")
+        table = json.loads(read_text(scratch_of(out) / RUN) or "")
         return str(table["run"]) if table["limits"] == limits else ""
     except (ValueError, KeyError, TypeError):
         return ""
 
 
-def begin_run(out: Path, limits: str) -> str:
+def begin_run(out: Path | str, limits: str) -> str:
     """Go on with the interrupted run, or begin another one; gives its name."""
     run = running(out, limits) or uuid.uuid4().hex
-    write_text(out / SCRATCH / RUN, json.dumps({"run": run, "limits": limits}), out / SCRATCH)
+    write_text(scratch_of(out) / RUN, json.dumps({"run": run, "limits": limits}), scratch_of(out))
     return run
 
 
-def end_run(out: Path) -> None:
+def end_run(out: Path | str) -> None:
     """The run has come to its end: what failed is tried again next time."""
-    (out / SCRATCH / RUN).unlink(missing_ok=True)
+    (scratch_of(out) / RUN).unlink(missing_ok=True)
 
 
 def _lock(file: int) -> bool:

@@ -98,25 +98,28 @@ class Killer(Heard):
             os.kill(self.pids[worker], signal.SIGKILL)
 
 
-def jobs_of(sample: Sample, folder: Path, out: str, count: int) -> list[Job]:
-    """The same model under several names."""
+def jobs_of(sample: Sample, folder: Path, out: str, count: int, prefix: str = "") -> list[Job]:
+    """The same model under several names; ``prefix`` makes URLs of paths."""
     found = []
     for index in range(count):
         model = folder / f"{index}.onnx"
         if not model.exists():
             shutil.copy(sample.model, model)
-        target = str(folder / out / f"{index}.onnx")
-        found.append(Job(str(index), str(model), target, str(sample.calib), options=OPTIONS, folder=str(folder)))
+        target = f"{prefix}{folder}/{out}/{index}.onnx"
+        data = f"{prefix}{sample.calib}"
+        found.append(Job(str(index), f"{prefix}{model}", target, data, options=OPTIONS, folder=str(folder)))
     return found
 
 
 def test_a_worker_killed_midway_changes_no_result(cluster: str, mlp: Sample, tmp_path: Path) -> None:
+    """Models, data and results are at URLs, so each worker fetches what it needs and writes back what it made."""
     with distributed.Client(cluster, set_as_default=False) as client:
         pids = client.run(os.getpid)
     assert len(pids) == 2
     watcher = Killer(pids)
     settings = BatchSettings("dask", address=cluster)
-    summary = run_batch(jobs_of(mlp, tmp_path, "far", 4), tmp_path / "far", settings, watcher)
+    jobs, out = jobs_of(mlp, tmp_path, "far", 4, "file://"), f"file://{tmp_path}/far"
+    summary = run_batch(jobs, out, settings, watcher)
     assert {outcome.status for outcome in summary.outcomes} == {Status.DONE}
     assert summary.exit_code == 0
     assert len({outcome.worker for outcome in summary.outcomes}) >= 1
@@ -133,7 +136,7 @@ def test_a_worker_killed_midway_changes_no_result(cluster: str, mlp: Sample, tmp
     }
     assert len(models) == 1
     again = Heard()
-    summary = run_batch(jobs_of(mlp, tmp_path, "far", 4), tmp_path / "far", settings, again)
+    summary = run_batch(jobs, out, settings, again)
     assert all(outcome.reused for outcome in summary.outcomes)
     assert again.events == []
 

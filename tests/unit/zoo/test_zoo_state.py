@@ -136,7 +136,8 @@ def test_a_result_stands_until_something_changes(job: Job):
     assert standing(job, {**parts, "model": "other", "data": "other"}, "") == (None, "changed: model, data")
     Path(job.target).write_bytes(b"edited")
     assert standing(job, parts, "") == (None, "results are missing or were changed")
-    state_path(job).write_text(state_path(job).read_text()[:-20])
+    path = Path(state_path(job))
+    path.write_text(path.read_text()[:-20])
     assert standing(job, parts, "") == (None, "there is no result yet")
 
 
