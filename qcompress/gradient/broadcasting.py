@@ -36,12 +36,14 @@ def _repeated_axes(operand: Dims, result: Dims) -> list[int] | None:
 
 
 def _at_run_time(gradient: Tensor, operand: Tensor) -> Tensor:
-    """Sum over every axis along which the operand turns out to have length 1."""
+    """Sum over every axis along which the operand turns out to have been repeated."""
     tape = gradient.tape
     shape, whole = tape.shape(operand), tape.node("Shape", (gradient,), dtype="int64")
     missing = _rank(tape, whole) - _rank(tape, shape)
     padded = tape.concat([tape.constant_ones(missing), shape])
-    axes = tape.node("NonZero", (padded.equals(tape.ints([1])),), dtype="int64").reshape([-1])
+    one = tape.ints([1])
+    repeated = padded.equals(one) & whole.equals(one).apply("Not")  # without any axis a sum is a mere copy
+    axes = tape.node("NonZero", (repeated,), dtype="int64").reshape([-1])
     attributes = {"keepdims": 1, "noop_with_empty_axes": 1}
     return tape.node("ReduceSum", (gradient, axes), attributes).reshape(shape)
 
