@@ -13,12 +13,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from qcompress.errors import EngineError
 from qcompress.zoo.engines.interface import EngineSettings, Listener
 from qcompress.zoo.jobs import Event, Job, Kind, Outcome, Status, event_from_json, outcome_from_json, to_json
+from qcompress.zoo.starting import Nursery
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -197,7 +199,7 @@ def _work(task: _Task) -> str:
 
     tell(Event(task.job.name, Kind.STARTED, text=worker.address))
     key = worker.get_current_task()
-    running = Supervised(task.job, Path(task.scratch), task.threads)
+    running = Supervised(task.job, Path(task.scratch), task.threads, _nursery(task).start)
     try:
         while (outcome := running.poll(tell)) is None:
             if not _wanted(worker, key):
@@ -209,6 +211,31 @@ def _work(task: _Task) -> str:
         raise
     tell(Event(task.job.name, Kind.ENDED, text=outcome.status))
     return to_json(replace(outcome, worker=str(worker.address)))
+
+
+_NURSERIES: dict[int, tuple[str, Nursery]] = {}
+"""On a worker: by thread, what its jobs are forked from, and the batch it belongs to."""
+
+
+def _nursery(task: _Task) -> Nursery:
+    """The nursery of this thread; one of another batch is closed, since the thread no longer works for that."""
+    from qcompress.zoo.isolation import environment
+
+    topic, nursery = _NURSERIES.get(get_ident(), ("", None))
+    if nursery is None or topic != task.topic:
+        if nursery is not None:
+            nursery.close()
+        nursery = Nursery(environment(task.threads))
+        _NURSERIES[get_ident()] = task.topic, nursery
+    return nursery
+
+
+def _leave(topic: str) -> None:
+    """On the worker: close the nurseries of a batch that has ended."""
+    for thread, (name, nursery) in list(_NURSERIES.items()):
+        if name == topic:
+            del _NURSERIES[thread]
+            nursery.close()
 
 
 def _wanted(worker: Any, key: Any) -> bool:
@@ -267,5 +294,7 @@ def _check(client: Any) -> None:
 
 def _close(client: Any, topic: str) -> None:
     """Leave the cluster; it forgets the tasks of a client that is gone, and workers end what nobody wants."""
-    client.unsubscribe_topic(topic)
+    with suppress(Exception):  # the cluster may be gone
+        client.run(_leave, topic, on_error="ignore")
+        client.unsubscribe_topic(topic)
     client.close()

@@ -12,12 +12,14 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qcompress.errors import EngineError
 from qcompress.zoo.engines.interface import EngineSettings, Listener
 from qcompress.zoo.jobs import Event, Job, Kind, Outcome, Status, event_from_json, outcome_from_json, to_json
+from qcompress.zoo.starting import Nursery
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -153,7 +155,7 @@ def _work(job: Job, scratch: str, threads: int, wanted: tuple[str, str], board: 
         board.tell.remote(to_json(event))
 
     tell(Event(job.name, Kind.STARTED, text=where))
-    running = Supervised(job, Path(scratch), threads)
+    running = Supervised(job, Path(scratch), threads, _nursery(threads).start)
     try:
         while (outcome := running.poll(tell)) is None:
             time.sleep(POLL_SECONDS)
@@ -162,6 +164,14 @@ def _work(job: Job, scratch: str, threads: int, wanted: tuple[str, str], board: 
         raise
     tell(Event(job.name, Kind.ENDED, text=outcome.status))
     return to_json(replace(outcome, worker=where))
+
+
+@cache
+def _nursery(threads: int) -> Nursery:
+    """On the worker: what its jobs are forked from; it ends with the worker, which Ray ends when the batch does."""
+    from qcompress.zoo.isolation import environment
+
+    return Nursery(environment(threads))
 
 
 def _wanted_versions() -> tuple[str, str]:

@@ -148,9 +148,13 @@ def script(folder: Path, name: str, body: str) -> str:
 
 
 def test_a_model_that_ends_its_workers_is_given_up(cluster: str, mlp: Sample, tmp_path: Path) -> None:
-    """Dask's nanny starts workers again; the other model is compressed all the same."""
+    """It kills what its process was forked from, and that one's parent. Dask's nanny starts workers again; the other model is done."""
     deadly, good = jobs_of(mlp, tmp_path, "out", 2)
-    data = script(tmp_path, "deadly", "os.kill(os.getppid(), signal.SIGKILL); time.sleep(60)")
+    data = script(
+        tmp_path,
+        "deadly",
+        "os.kill(int(open(f'/proc/{os.getppid()}/stat').read().split()[3]), signal.SIGKILL); time.sleep(60)",
+    )
     deadly = Job(deadly.name, deadly.model, deadly.target, data, options=OPTIONS, folder=str(tmp_path))
     engine = ENGINES["dask"](EngineSettings(address=cluster, retries=1, scratch=str(tmp_path / "scratch")))
     with closing(engine.run([deadly, good], lambda event: None)) as ended:
