@@ -9,6 +9,7 @@ from qcompress.cli.guard import GuardedGroup
 COMMANDS = {
     "compress": "Write a smaller model, and report what it cost.",
     "batch": "Compress many models, each in a process of its own.",
+    "prune": "Write a model with fewer weights: zeros left out, or whole channels cut out.",
     "inspect": "Show what can be compressed, and why the rest cannot.",
     "compare": "Report on an existing pair of models.",
     "plan": "Write down what compress would do, to be replayed.",

@@ -11,12 +11,16 @@ from qcompress.operators import Layer
 from qcompress.planning.readings import Readings, readings_of
 from qcompress.planning.walk import Data, Settled, WalkSettings, walk
 from qcompress.progress import SILENT, Progress
+from qcompress.prune import compensate
 from qcompress.quantize import Evidence, Gram, fit_weight, quantize_weight
 from qcompress.quantize.align import Drift, align
 from qcompress.types import CodebookScheme, EncodedTensor, FloatScheme, QuantScheme, Rounding
 
 WIDE = 8
 """Bits from which on affine codes are not fitted: rounding to the nearest loses next to nothing."""
+
+PRUNED = 0.05
+"""Share of zeros from which they are taken for pruned numbers, which stay zero, and not for chance."""
 
 FITTING = (Rounding.GPTQ, Rounding.FITTED)
 """Roundings that use the correlations of inputs."""
@@ -97,9 +101,12 @@ class _Task:
             return quantize_weight(self.layer.array, scheme, self.decision.clip)
         evidence = Evidence(self.uses.layout, self.uses.groups, gram)
         weight = self.layer.array
+        zeros = weight == 0.0
+        mask = ~zeros if zeros.mean() >= PRUNED else None
         if drift is not None and len(self.uses.nodes) == len(self.layer.uses):  # a looked-up row must stay what it is
             weight = align(weight, evidence, drift)
-        return fit_weight(weight, scheme, self.decision.rounding, evidence)
+            weight = weight if mask is None else compensate(weight, mask, evidence)
+        return fit_weight(weight, scheme, self.decision.rounding, evidence, mask)
 
 
 def _tasks(layers: Sequence[Layer], plan: CompressionPlan) -> dict[str, _Task]:

@@ -17,7 +17,7 @@ from qcompress.planning.readings import Readings, readings_of
 from qcompress.planning.walk import Data, NoData, Settled, Task, WalkSettings, walk
 from qcompress.planning.widths import elements
 from qcompress.planning.work import Workplace
-from qcompress.prune import prune_weight, scores
+from qcompress.prune import choose_mask, compensate, scores
 from qcompress.quantize import Evidence, Gram
 from qcompress.quantize.align import Drift
 from qcompress.types import Array, Form, Prune, QuantScheme
@@ -125,7 +125,13 @@ def survey(
 
     def at(layer: Layer, share: float) -> Shrink:
         prune = replace(wanted, sparsity=share)
-        return lambda weight, evidence: prune_weight(weight, prune, evidence, gradients.get(layer.name))[0]
+
+        def shrink(weight: Array, evidence: Evidence) -> Array:  # masks chosen at once: to compare layers by, that is enough
+            counts = scores(weight, prune.criterion, evidence, gradients.get(layer.name))
+            mask = choose_mask(counts, prune, evidence.layout, evidence.groups)
+            return compensate(weight, mask, evidence) if prune.compensate else np.where(mask, weight, np.float32(0.0))
+
+        return shrink
 
     tasks: dict[str, Task] = {}
     for layer in layers:

@@ -256,6 +256,9 @@ def _wanted(work: Workplace) -> Prune:
     """What the recipe says of every weight."""
     pruning, has_data = work.recipe.pruning, work.parts is not None
     criterion = pruning.criterion or (Criterion.OPTIMAL_BRAIN if has_data else Criterion.MAGNITUDE)
+    if pruning.criterion is None and not has_data:
+        hint = "give --data, or --prune-criterion magnitude to prune all the same"
+        raise RecipeError("without data nobody sees what pruning loses, and it loses much", hint)
     if CRITERIA[criterion].gradient and not has_data:
         raise RecipeError(f"the criterion {criterion} needs data", "give --data, or --prune-criterion magnitude")
     share = pruning.amount if pruning.amount is not None else pruning.pattern.sparsity
