@@ -16,7 +16,7 @@ from qcompress.graph import Model, Value, extend, message
 from qcompress.graph.edit import constant_array, node_graphs
 from qcompress.graph.opset import raise_opset
 from qcompress.graph.ports import add_input, feed_initializer, replace_outputs
-from qcompress.runtime import Session, SessionSettings, open_session
+from qcompress.runtime import Optimization, Session, SessionSettings, open_session
 from qcompress.types import Array, Feed
 
 OLDEST = 13
@@ -27,6 +27,9 @@ ADDING = 16
 
 SCATTERED = frozenset({"Gather", "GatherElements", "GatherND", "MaxPool"})
 """Operators whose rules need that."""
+
+LONG_GRAPH = 15_000
+"""Nodes above which the runtime takes the graph as it is: optimizing it takes more than linear time."""
 
 NOTHING: Mapping[str, Array] = {}
 
@@ -154,7 +157,10 @@ class Backward:
 
     @cached_property
     def _backward(self) -> Session:
-        return open_session(message(self._model), SessionSettings(self._settings.threads, early_release=True))
+        settings = SessionSettings(self._settings.threads, early_release=True)
+        if len(self._model.graph) > LONG_GRAPH:
+            settings = SessionSettings(self._settings.threads, Optimization.DISABLED)
+        return open_session(message(self._model), settings)
 
     @cached_property
     def _forward(self) -> Session:

@@ -9,6 +9,9 @@ import pytest
 from gradient_check import STEP_IN_FLOAT32, Case, check
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from text_models import load
+
+from qcompress.gradient import Backward
 
 DETERMINISTIC = settings(deadline=None, derandomize=True)
 
@@ -191,3 +194,22 @@ def test_resize_of_other_ranks():
         scales = np.array([1, 1, 2, 1, 2][:rank] if rank > 2 else [2, 3], np.float32)
         text = f'{header()} net (float[{free("d", rank)}] x) => (float[{free("o", rank)}] y) {{ y = Resize <mode = "{mode}"> (x, , scales) }}'
         check(Case(text, {"x": shape}, {"scales": scales}, untouched=["scales"], linear=True, doubles=False))
+
+
+@pytest.mark.parametrize("dims", ["2, 3, 8, 5", "n, 3, 8, 5", "n, 3, h, w"])
+@pytest.mark.parametrize("attributes", ["", "dilations = [2, 1], ", "dilations = [1, 2], ", "strides = [2, 1], "])
+def test_depthwise_by_blocks_of_rows_and_by_all_rows(dims, attributes):
+    pads = "pads = [3, 1, 3, 0]" if "[2, 1], " in attributes else "pads = [1, 1, 1, 0]"
+    text = f"""{header()} net (float[{dims}] x) => (float[a, b, c, d] y) {{
+        y = Conv <{attributes}{pads}, group = 3> (x, w)
+    }}"""
+    check(Case(text, {"x": (2, 3, 8, 5)}, {"w": (3, 1, 3, 2)}, linear=True, doubles=False))
+
+
+def test_padding_that_only_a_run_knows_stops_the_gradient(tmp_path):
+    text = f"""{header()} net (float[n, 2, h, w] x) => (float[m, 2, a, b] y) {{
+        y = Conv <auto_pad = "SAME_UPPER", strides = [2, 2]> (x, weight)
+    }}"""
+    backward = Backward(load(tmp_path, text, {"weight": (2, 2, 3, 3)}), ["weight"], ["y"])
+    assert "SAME padding" in backward.unreached["weight"]
+    assert backward.run({}, {}) == {}
