@@ -89,6 +89,9 @@ class Pruning:
                 "channels are pruned by a share of the multiply-adds, not by a threshold", "write for example 0.3"
             )
 
+        if self.pattern != UNSTRUCTURED and not self.is_wanted:
+            raise RecipeError(f"the pattern {self.pattern} does not say how much is pruned", "give a share, for example 0.3")
+
     @property
     def is_wanted(self) -> bool:
         """Whether anything is pruned."""

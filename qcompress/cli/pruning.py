@@ -11,6 +11,7 @@ import click
 
 from qcompress.cli.options import Command, bundle
 from qcompress.cli.parameters import LazyChoice, Share
+from qcompress.errors import UsageError
 
 if TYPE_CHECKING:
     from qcompress.recipe import Recipe
@@ -37,8 +38,12 @@ class PruneChoice:
 
         Raises:
             RecipeError: a value that is not possible, or two that exclude each other.
+            UsageError: options that say how, and none that says how much.
         """
-        return _applied(recipe, self.changes())
+        changed = _applied(recipe, self.changes())
+        if self.changes() and not changed.pruning.is_wanted:
+            raise UsageError("it is not said how much is pruned", "add for example --prune 0.5")
+        return changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +61,12 @@ class SurveyChoice:
         Raises:
             RecipeError: a value that is not possible.
         """
+        from qcompress.types import Pattern
+
         changes = _given(self)
         del changes["survey"]
-        return _applied(recipe, changes)
+        says_how_many = "pattern" in changes and Pattern.parse(changes["pattern"]).is_fixed
+        return _applied(recipe, changes if says_how_many else {"amount": 0.5, **changes})  # all shares are measured
 
 
 def _given(choice: PruneChoice | SurveyChoice) -> dict[str, Any]:

@@ -153,13 +153,11 @@ def _without_channels(work: Workplace, settings: PlanSettings) -> Pruned:
     pruning = work.recipe.pruning
     if work.parts is None:
         raise RecipeError("channels are chosen and made up for on data, and there is none", "give --data")
-    if pruning.amount is None:
-        raise RecipeError("it is not said how much is cut out", "give the share of multiply-adds, for example --prune 0.3")
     walking, meter = walk_settings(work), _meter(work)
     candidates = find_candidates(work, pruning.criterion or Criterion.OPTIMAL_BRAIN, walking)
     runs = 0 if meter is None else most_runs(work, settings, meter)
     measuring = None if pruning.spread in (Spread.LAYER, Spread.GLOBAL) else meter
-    kept = choose_channels(work, candidates, pruning.amount, (measuring, runs, walking))
+    kept = choose_channels(work, candidates, pruning.amount or 0.0, (measuring, runs, walking))
     model = apply_channels(work, kept)
     loss = None if meter is None else meter.of(model)
     before, after = sum(candidates.costs.values()), sum(multiply_adds(model, _shapes_of(model, work)).values())
