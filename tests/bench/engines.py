@@ -83,7 +83,7 @@ def main() -> int:
         shutil.rmtree(out)
         begun = time.monotonic()
         process = batch(manifest, out, options)
-        while len(list(out.rglob("*.state.json"))) < count // 2 and process.poll() is None:
+        while len([*out.glob("*.state.json"), *out.glob("group*/*.state.json")]) < count // 2 and process.poll() is None:
             time.sleep(0.1)
         victim.kill()
         text, _ = process.communicate()
