@@ -36,7 +36,8 @@ def cut(dataset: Dataset, held_out: float, seed: int) -> Parts:
         fit, held = dataset.split(held_out, seed)
     except DataError:  # one feed, however many samples it holds; other trouble shows again when the data is read
         return Parts(dataset, None, None)
-    if held.samples is not None and held.samples < 2:
+    try:
+        choose, report = held.split(0.5, seed)
+    except DataError:  # one sample, or one feed of several
         return Parts(fit, None, held)
-    choose, report = held.split(0.5, seed)
     return Parts(fit, choose, report)

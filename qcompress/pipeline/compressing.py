@@ -67,6 +67,8 @@ def compress(
     source, target, options = Path(source), Path(target), options or RunOptions()
     recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
     prepared = load_prepared(source, recipe, None if plan is None else plan.opset)
+    if all(layer.reason for layer in find_layers(prepared)):
+        raise _nothing(source)
     parts = open_parts(prepared, data, options)
     evaluation = open_evaluation(prepared, eval_data, parts, options)
     if plan is not None and plan.source != digest(source):
@@ -81,7 +83,7 @@ def compress(
     rows = with_entropies(with_biases(rows, done.biases), done.entropies)
     rows = with_zeros(rows, done.zeros, done.saved, plan.prunes)
     if not any(row.form for row in rows) and not plan.channels:
-        raise NothingToCompressError(f"{source}: no weight can be compressed", "qcompress inspect says why")
+        raise _nothing(source)
     with TemporaryDirectory(prefix=".qcompress-", dir=folder_of(target)) as folder:
         written = Path(folder) / target.name
         save_model(prepared, written)
@@ -189,6 +191,10 @@ def _remarks(parts: Parts | None, evaluation: Dataset | None) -> tuple[str, ...]
     if parts is not None and evaluation is None:
         return ("the data is one feed or fewer than 4 samples: none was held out, so accuracy was not measured",)
     return () if evaluation is None else evaluation.notes
+
+
+def _nothing(source: Path) -> NothingToCompressError:
+    return NothingToCompressError(f"{source}: no weight can be compressed", "qcompress inspect says why")
 
 
 def _facts(parts: Parts | None, evaluation: Dataset | None, eval_data: str | None) -> DataFacts:

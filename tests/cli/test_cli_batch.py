@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+import onnx
 import pytest
 from many_models import CAUSES, make_model, make_zoo
 
@@ -22,7 +23,7 @@ from qcompress.cli import COMMANDS, main
 from qcompress.cli.batch import batch
 from qcompress.cli.compress import compress
 from qcompress.cli.passing import LEFT_OUT, ONE_MODEL
-from qcompress.errors import ExitCode, QcompressError, RecipeError, UsageError
+from qcompress.errors import ExitCode, NothingToCompressError, QcompressError, RecipeError, UsageError
 from qcompress.zoo.jobs import Outcome, Status, Summary, summary_from_json
 from qcompress.zoo.state import locked
 
@@ -241,3 +242,11 @@ def test_it_offers_what_compress_does():
         if isinstance(option, click.Option):
             assert option.name in own or option.name in (*LEFT_OUT, *ONE_MODEL), option.name
     assert list(COMMANDS)[1] == "batch"
+
+
+def test_a_model_without_weights_is_told_before_its_data_is_read(tmp_path: Path):
+    path = tmp_path / "plain.onnx"
+    text = '<ir_version: 8, opset_import: ["": 17]> plain (float[2] x) => (float[2] y) { y = Relu (x) }'
+    path.write_bytes(onnx.parser.parse_model(text).SerializeToString())
+    with pytest.raises(NothingToCompressError, match="no weight can be compressed"):
+        in_process("compress", path, "-o", tmp_path / "out.onnx", "--data", tmp_path / "missing.npz")

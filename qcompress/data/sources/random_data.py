@@ -68,4 +68,6 @@ def _values(item: TensorSignature, generator: np.random.Generator) -> Array:
         return generator.integers(limits.min, limits.max, shape, dtype, endpoint=True)
     if dtype.kind == "b" or len(shape) < 2 or "mask" in item.name.lower():  # Case 3
         return np.ones(shape, dtype)
+    if dtype.kind == "V":  # of 2 or 4 bits
+        return generator.integers(0, 2, shape).astype(dtype)
     return generator.integers(0, 2, shape, dtype)  # Case 4
