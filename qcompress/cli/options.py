@@ -355,7 +355,13 @@ def talk_options(function: Command) -> Command:
         help="Say more; tracebacks on errors.",
     )
     supervised = click.option(
-        "--supervised", is_flag=True, is_eager=True, expose_value=False, hidden=True, callback=_set_talk
+        "--supervised",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        hidden=True,
+        callback=_set_talk,
+        help="Of a batch: tell the supervisor on stdout, end with it.",
     )
 
     @functools.wraps(function)
