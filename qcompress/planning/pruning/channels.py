@@ -131,7 +131,7 @@ def mask_tasks(work: Workplace, masks: Mapping[str, Array], solve_again: bool) -
     """Weight -> what zeroes the masked numbers and solves the others again."""
     layers = {layer.name: layer for layer in work.layers}
     return {
-        name: PruneTask(layers[name], readings_of(layers[name]), _masked(mask, solve_again), solve_again)
+        name: PruneTask(layers[name], readings_of(layers[name]), _masked(mask, solve_again), solve_again, solve_again)
         for name, mask in masks.items()
     }
 
@@ -176,7 +176,8 @@ def _importance(
         return shrink
 
     names = list(dict.fromkeys(item.constant for group in groups for item in group.consumers))
-    tasks = {name: PruneTask(layers[name], readings_of(layers[name]), look(name), False) for name in names}
+    wanted = bool(CRITERIA[criterion].needs)
+    tasks = {name: PruneTask(layers[name], readings_of(layers[name]), look(name), False, wanted) for name in names}
     with work.progress.stage("Scoring channels", len(tasks), "weights") as stage:
         walk(work.model, tasks, data_of(work), replace(settings, sequential=False), stage)
     importance = {group.name: np.zeros(group.units) for group in groups}
@@ -202,7 +203,7 @@ def measure_cuts(
         for share in dict.fromkeys(_reachable(group, anchor) for anchor in anchors):
             kept = {group.name: _best(candidates, group, group.units - round(share * group.units))}
             for name, mask in masks_of([group], kept, layers).items():
-                task = PruneTask(layers[name], readings_of(layers[name]), _masked(mask, again), again)
+                task = PruneTask(layers[name], readings_of(layers[name]), _masked(mask, again), again, again)
                 variants.setdefault(name, {})[group.name, share] = task
     tasks = {name: _Survey(name, each, found) for name, each in variants.items()}
     with work.progress.stage("Cutting groups of channels one by one", len(tasks), "weights") as stage:

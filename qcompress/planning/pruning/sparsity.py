@@ -12,8 +12,8 @@ from qcompress.operators import Layer, Role
 from qcompress.plan.choose import selection
 from qcompress.plan.solver import Option, solve
 from qcompress.planning.losses import LossMeter
-from qcompress.planning.pruning.tasks import EXACT, PruneTask, Shrink
-from qcompress.planning.readings import Readings, readings_of
+from qcompress.planning.pruning.tasks import EXACT, PruneTask, Shrink, prune_task
+from qcompress.planning.readings import Readings
 from qcompress.planning.walk import Data, NoData, Settled, Task, WalkSettings, walk
 from qcompress.planning.widths import elements
 from qcompress.planning.work import Workplace
@@ -77,7 +77,7 @@ def globally_ranked(
 
         return shrink
 
-    tasks = {layer.name: PruneTask(layer, readings_of(layer), look(layer)) for layer in layers}
+    tasks = {layer.name: prune_task(layer, replace(wanted, compensate=False), look(layer)) for layer in layers}
     _walk(work, tasks, replace(settings, sequential=False), "Scoring weights")
     together = np.concatenate([found[layer.name] for layer in layers])
     count = round(wanted.sparsity * together.size)
@@ -135,7 +135,7 @@ def survey(
 
     tasks: dict[str, Task] = {}
     for layer in layers:
-        variants = {share: PruneTask(layer, readings_of(layer), at(layer, share), wanted.compensate) for share in anchors}
+        variants = {share: prune_task(layer, wanted, at(layer, share)) for share in anchors}
         tasks[layer.name] = _Survey(layer.name, variants, found)
     _walk(work, tasks, replace(settings, sequential=False), "Pruning layers one by one")
     losses: dict[tuple[str, float], float] = {}

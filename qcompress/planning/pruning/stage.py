@@ -28,8 +28,7 @@ from qcompress.planning.pruning.sparsity import (
     same_share,
     survey,
 )
-from qcompress.planning.pruning.tasks import EXACT, PruneTask, Shrink
-from qcompress.planning.readings import readings_of
+from qcompress.planning.pruning.tasks import EXACT, Shrink, prune_task
 from qcompress.planning.walk import Task, WalkSettings, walk
 from qcompress.planning.widths import elements
 from qcompress.planning.work import Workplace
@@ -204,7 +203,7 @@ def apply_prunes(work: Workplace, prunes: Mapping[str, Prune], gradients: Gradie
     """A copy of the model with the weights pruned in sequence, each on the inputs that the pruned layers before it give."""
     layers = {layer.name: layer for layer in work.layers}
     tasks = {
-        name: PruneTask(layers[name], readings_of(layers[name]), _shrink(prune, gradients.get(name)), prune.compensate)
+        name: prune_task(layers[name], prune, _shrink(prune, gradients.get(name)))
         for name, prune in prunes.items()
         if prune.sparsity > 0.0 or prune.threshold is not None or prune.pattern.is_fixed
     }

@@ -9,12 +9,13 @@ import numpy as np
 
 from qcompress.operators import Layer
 from qcompress.operators.flow import can_shift, is_plain_product
-from qcompress.planning.readings import Readings
+from qcompress.planning.readings import Readings, readings_of
 from qcompress.planning.walk import Settled, Shifts
+from qcompress.prune import CRITERIA
 from qcompress.quantize import Evidence, Gram, Layout
 from qcompress.quantize.align import Drift, align
 from qcompress.quantize.layouts import to_rows
-from qcompress.types import Array, FloatScheme, NarrowTensor
+from qcompress.types import Array, FloatScheme, NarrowTensor, Prune
 
 EXACT = FloatScheme("float32")
 
@@ -24,12 +25,16 @@ Shrink = Callable[[Array, Evidence], Array]
 
 @dataclass(frozen=True, slots=True)
 class PruneTask:
-    """One weight to prune; ``shrink`` says how. Without ``compensate`` inputs that have moved are not made up for either."""
+    """One weight to prune; ``shrink`` says how. Without ``compensate`` inputs that have moved are not made up for either.
+
+    ``looks``: whether ``shrink`` looks at what is known of the inputs.
+    """
 
     layer: Layer
     uses: Readings
     shrink: Shrink
     compensate: bool = True
+    looks: bool = True
 
     @property
     def is_fitted(self) -> bool:
@@ -38,8 +43,8 @@ class PruneTask:
 
     @property
     def wants_gram(self) -> bool:
-        """Whether correlations of the inputs can be had."""
-        return bool(self.uses.nodes)
+        """Whether correlations of the inputs are of use and can be had."""
+        return (self.compensate or self.looks) and bool(self.uses.nodes)
 
     def settle(self, gram: Gram | None, drift: Drift | None) -> Settled:
         """Prune; what that takes from the mean of each output is given back by the bias, where there can be one."""
@@ -70,3 +75,8 @@ class PruneTask:
         """What the layer makes of one row of each group, (outputs,); ``inputs``: (groups, inputs)."""
         rows = to_rows(np.asarray(weight, dtype=np.float64), self.uses.layout, self.uses.groups)
         return np.asarray(np.einsum("goi,gi->go", rows, inputs).reshape(-1))
+
+
+def prune_task(layer: Layer, prune: Prune, shrink: Shrink) -> PruneTask:
+    """The task of a weight that is pruned as ``prune`` says."""
+    return PruneTask(layer, readings_of(layer), shrink, prune.compensate, bool(CRITERIA[prune.criterion].needs))
