@@ -13,7 +13,7 @@ import click
 from qcompress.cli import COMMANDS, main
 from qcompress.errors import ExitCode
 from qcompress.operators import support_rows
-from qcompress.recipe import RECIPES
+from qcompress.recipe import RECIPES, Recipe
 from qcompress.report import render_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,12 +39,19 @@ def exit_codes() -> str:
 
 def recipes() -> str:
     """The table of recipes."""
-    columns = ("recipe", "mode", "weights", "bits on average", "activations", "ranges", "loss allowed")
+    columns = ("recipe", "mode", "pruned", "weights", "bits on average", "activations", "ranges", "loss allowed")
     rows = [
-        (name, r.mode, str(r.weights), r.bits or r.weights.bits, str(r.activations), r.ranges, f"{r.budget:g}")
+        (name, r.mode, pruned(r), str(r.weights), r.bits or r.weights.bits, str(r.activations), r.ranges, f"{r.budget:g}")
         for name, r in RECIPES.items()
     ]
     return render_table("", columns, rows, "markdown")
+
+
+def pruned(recipe: Recipe) -> str:
+    """How much a recipe prunes."""
+    if recipe.pruning.amount is None:
+        return "-"
+    return f"{recipe.pruning.amount:.0%} {'of multiply-adds' if recipe.pruning.pattern.channels else 'of weights'}"
 
 
 def operators() -> str:
@@ -56,10 +63,17 @@ def commands() -> str:
     """What `--help` says, for every command."""
     context = click.Context(main, info_name="qcompress", **main.context_settings)
     texts = []
+    known: set[str | None] = set()
+    """Options of the first command, compress."""
     for name in COMMANDS:
         command = main.get_command(context, name)
         assert command is not None
         settings = {**command.context_settings, "terminal_width": WIDTH}
+        if {option.name for option in command.params} == known:
+            command = click.Command(
+                name, help=f"{command.help}\n\n    The options are those of compress.", add_help_option=False
+            )
+        known = known or {option.name for option in command.params}
         text = command.get_help(click.Context(command, info_name=name, parent=context, **settings))
         texts.append(f"### qcompress {name}\n\n```text\n{text}\n```")
     return "\n\n".join(texts)

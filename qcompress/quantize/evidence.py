@@ -11,7 +11,6 @@ from qcompress.errors import CalibrationError
 from qcompress.quantize.layouts import Layout, importance_of
 from qcompress.types import Array
 
-
 CONSTANT = 1e-12
 """Share of E[x^2] below which a variance is rounding: the input is the same in every row."""
 
