@@ -161,8 +161,8 @@ RECIPES: dict[str, Recipe] = {
     "float16": Recipe("float16", mode=Mode.WEIGHTS, weights=parse_scheme("float16")),
     "prune": Recipe("prune", Mode.WEIGHTS, weights=parse_scheme("float32"), budget=0.05, pruning=Pruning(amount=0.5)),
     "prune-int8": Recipe("prune-int8", budget=0.05, pruning=Pruning(amount=0.5)),
-    "prune-int4": Recipe("prune-int4", bits=4.0, budget=0.1, pruning=Pruning(amount=0.3)),
-    "channels-int8": Recipe("channels-int8", budget=0.05, pruning=Pruning(amount=0.3, pattern=CHANNELS)),
+    "prune-int4": Recipe("prune-int4", bits=4.0, budget=0.1, pruning=Pruning(amount=0.5)),
+    "channels-int8": Recipe("channels-int8", budget=0.05, pruning=Pruning(amount=0.2, pattern=CHANNELS)),
 }
 """The recipes that come with qcompress, by name."""
 

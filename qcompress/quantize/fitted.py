@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -55,6 +56,13 @@ DAMPED = Conditioning(damp=0.01)
 
 STRENGTHS = (DAMPED, *(Conditioning(share) for share in (0.005, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)))
 """What is tried on held-out samples, weakest first."""
+
+DAMPS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0)
+"""Shares of the mean second moment added that are tried: inputs hardly seen in few samples count as nothing without.
+
+EfficientNet-Lite0, 50 % pruned by what 44 images say, error on others: classifier 0.070 without, 0.039 with 0.3; a layer of 1,152
+inputs 0.0087 without, 0.0046 with 0.1. Layers of few inputs want none.
+"""
 
 Steps = Callable[[Rounded, Array], None]
 Encoded = QuantizedTensor | CodebookTensor
@@ -151,21 +159,30 @@ def _pick(weight: Array, start: Encoded, lattice: Lattice, evidence: Evidence, g
     groups, outputs = sample(lattice, _SAMPLED)
     fit_on, held = (_in_order(matrix, lattice)[groups] for matrix in (gram.fit, gram.held))
     state = rounded(weight, start, lattice, evidence, outputs, groups)
-    errors: dict[int, float] = {}
 
-    def error(index: int) -> float:
-        if index not in errors:
-            tried = state.copy()
-            climb(tried, STRENGTHS[index].apply(fit_on), rounds=1)
-            errors[index] = tried.error(held)
-        return errors[index]
+    @cache
+    def error(index: int, damp: int) -> float:
+        tried = state.copy()
+        chosen = STRENGTHS[index]
+        climb(tried, Conditioning(chosen.share, max(chosen.damp, DAMPS[damp])).apply(fit_on), rounds=1)
+        return tried.error(held)
 
-    best = min(range(1, len(STRENGTHS)), key=lambda index: abs(np.log(STRENGTHS[index].share / expected)))
-    for direction in (-1, 1):
-        while 0 <= best + direction < len(STRENGTHS) and error(best + direction) < error(best):
-            best += direction
+    first = min(range(1, len(STRENGTHS)), key=lambda index: abs(np.log(STRENGTHS[index].share / expected)))
+    best = uphill(lambda index: error(index, 0), first, len(STRENGTHS))
+    damp = uphill(lambda index: error(best, index), 0, len(DAMPS))
     margin = _MARGIN / max(gram.held_rows or gram.rows // 3, 1)  # a quarter is held out where unsaid
-    return STRENGTHS[best] if error(best) < (1.0 - margin) * state.error(held) else None
+    if error(best, damp) >= (1.0 - margin) * state.error(held):
+        return None
+    return Conditioning(STRENGTHS[best].share, max(STRENGTHS[best].damp, DAMPS[damp]))
+
+
+def uphill(error: Callable[[int], float], start: int, count: int) -> int:
+    """The index, from ``start`` on, where the error stops falling."""
+    best = start
+    for direction in (-1, 1):
+        while 0 <= best + direction < count and error(best + direction) < error(best):
+            best += direction
+    return best
 
 
 def _run(weight: Array, start: Encoded, lattice: Lattice, evidence: Evidence, steps: Steps, hessian: Array) -> Encoded:
