@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS = 30.0
 """A cluster that does not answer, or has no worker, for so long is not there."""
 
+LOOK_SECONDS = 5.0
+"""How often it looks for new workers when nothing is heard."""
+
 FAREWELL_SECONDS = 10.0
 """So long the end waits for workers to end what nobody wants any more."""
 
@@ -66,15 +69,12 @@ class DaskEngine:
         heard: SimpleQueue[Any] = SimpleQueue()
         client = _connected(distributed, self.settings.address)
         try:
-            slots = _slots(client)
-            at_once = min(self.settings.jobs or slots, len(jobs))
-            threads = max(1, slots // at_once)
             client.subscribe_topic(topic, lambda event: heard.put(event_from_json(event[1])))
-            yield from self._outcomes(client, deque(self._tasks(jobs, threads, topic)), at_once, heard, listen)
+            yield from self._outcomes(client, deque(self._tasks(jobs, topic)), heard, listen)
         finally:
             _close(client, topic)
 
-    def _tasks(self, jobs: Sequence[Job], threads: int, topic: str) -> list[_Task]:
+    def _tasks(self, jobs: Sequence[Job], topic: str) -> list[_Task]:
         from qcompress.pipeline import versions
 
         told = versions()
@@ -83,7 +83,7 @@ class DaskEngine:
             _Task(
                 job if job.limits.memory or memory is None else replace(job, limits=replace(job.limits, memory=memory)),
                 self.settings.scratch,
-                threads,
+                1,
                 topic,
                 (told["qcompress"], told["onnxruntime"]),
             )
@@ -91,18 +91,22 @@ class DaskEngine:
         ]
 
     def _outcomes(
-        self, client: Any, waiting: deque[_Task], at_once: int, heard: SimpleQueue[Any], listen: Listener
+        self, client: Any, waiting: deque[_Task], heard: SimpleQueue[Any], listen: Listener
     ) -> Generator[Outcome, None, None]:
         running: dict[str, tuple[_Task, Any]] = {}
+        slots = 0
         try:
             while waiting or running:
+                slots = slots or _slots(client)
+                at_once = min(self.settings.jobs or slots, len(waiting) + len(running))
                 while waiting and len(running) < at_once:
-                    task = waiting.popleft()
+                    task = replace(waiting.popleft(), threads=max(1, slots // at_once))
                     running[task.job.name] = (task, _submitted(client, task, heard))
                 try:
-                    item = heard.get(timeout=PATIENCE_SECONDS)
+                    item = heard.get(timeout=LOOK_SECONDS)
                 except Empty:
                     _check(client)
+                    slots = 0  # workers come and go
                     continue
                 if isinstance(item, Event):
                     if self._hear(item, listen) and item.job in running:  # too many workers died of it
@@ -110,6 +114,7 @@ class DaskEngine:
                         future.cancel(force=True)
                         yield self._given_up(task.job)
                     continue
+                slots = 0
                 name = str(item.key).rpartition("/")[0]
                 if name in running and running[name][1] is item:
                     task, future = running.pop(name)
@@ -273,8 +278,15 @@ def _connected(distributed: Any, address: str | None) -> Any:
 
 
 def _slots(client: Any) -> int:
-    """How many models the cluster can run at a time: the threads of its workers."""
-    slots: int = sum(client.nthreads().values())
+    """How many models the cluster can run at a time: the threads of its workers.
+
+    Raises:
+        EngineError: the scheduler does not answer.
+    """
+    try:
+        slots: int = sum(client.nthreads().values())
+    except (OSError, TimeoutError, RuntimeError) as error:
+        raise EngineError("the Dask cluster is gone", "start it again; what was done stands") from error
     return max(1, slots)
 
 

@@ -29,15 +29,15 @@ OPTIONS: dict[str, tuple[str, ...]] = {"--recipe": ("int8-weights",), "--no-late
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a scheduler with two workers of one thread."""
+    """The address of a scheduler with two workers of one thread; they end by themselves when the tests were killed."""
     folder = tmp_path_factory.mktemp("dask")
     found = folder / "scheduler.json"
     environment = {key: value for key, value in os.environ.items() if not key.startswith("QCOMPRESS_")}
     environment |= {"PYTHONPATH": str(ROOT), "QCOMPRESS_CACHE": ""}
     quiet = ["--host", "127.0.0.1", "--no-dashboard", "--scheduler-file", str(found)]
     commands = (
-        ["scheduler", *quiet, "--port", "0"],
-        ["worker", *quiet, "--nworkers", "2", "--nthreads", "1", "--local-directory", str(folder)],
+        ["scheduler", *quiet, "--port", "0", "--idle-timeout", "120"],
+        ["worker", *quiet, "--nworkers", "2", "--nthreads", "1", "--local-directory", str(folder), "--death-timeout", "30"],
     )
     with (folder / "log").open("wb") as log:
         running = [
@@ -63,6 +63,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             for process in running:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+
+
+@pytest.fixture(autouse=True)
+def both_workers(cluster: str) -> None:
+    """Each test begins with two workers; those that one has killed are started again."""
+    with distributed.Client(cluster, set_as_default=False) as client:
+        client.wait_for_workers(2, timeout=60)
 
 
 class Heard:
