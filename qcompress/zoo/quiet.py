@@ -1,15 +1,18 @@
 """Quiet for whoever measures time: on one machine one process at a time may, and the others pause meanwhile.
 
-The lock is a file in the folder for temporary files that every supervisor of this user on this machine looks at, whichever
-engine or command it belongs to. The system gives it back when its holder dies.
+The lock is a file that every supervisor of this user on this machine looks at, whichever engine or command it belongs to: in
+the folder for temporary files, or where ``QCOMPRESS_CACHE`` says. The system gives it back when its holder dies.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import sys
 import tempfile
 from pathlib import Path
+
+from qcompress.planning.store import CACHE_VARIABLE
 
 SETTLING_SECONDS = 0.2
 """Between getting the lock and beginning: supervisors look every ``POLL_SECONDS``, and must have stopped their processes."""
@@ -74,4 +77,5 @@ class Quiet:
 
 def _default_path() -> Path:
     owner = os.getuid() if hasattr(os, "getuid") else 0
-    return Path(tempfile.gettempdir()) / f"qcompress-{owner}.timing.lock"
+    folder = os.environ.get(CACHE_VARIABLE) or tempfile.gettempdir()
+    return Path(folder) / f"qcompress-{owner}-{platform.node()}.timing.lock"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -17,6 +18,9 @@ PYTHON = (sys.executable, "-P", "-X", "faulthandler")
 
 CAN_FORK = sys.platform == "linux"
 """Elsewhere libraries do not survive a fork."""
+
+PATIENCE_SECONDS = 0.5
+"""Between looks at whether a nursery that is waited for was closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,7 @@ class Nursery:
             with suppress(OSError):
                 socket.send_fds(connection, [json.dumps(request).encode()], [their_in, their_out, log.fileno()])
                 while not self._started and not self._gone:
-                    self._listen(blocking=True)
+                    self._listen(PATIENCE_SECONDS)
         finally:
             os.close(their_in)
             os.close(their_out)
@@ -95,7 +99,7 @@ class Nursery:
         """The exit code of a forked process, None while it runs; all that run end with a nursery that dies."""
         self._listen()
         while blocking and number not in self._codes and not self._gone:
-            self._listen(blocking=True)
+            self._listen(PATIENCE_SECONDS)
         return self._codes.get(number, -9 if self._gone else None)
 
     def close(self) -> None:
@@ -122,25 +126,23 @@ class Nursery:
                 )
         return self._connection
 
-    def _listen(self, blocking: bool = False) -> None:
-        """Read the answers that have come."""
+    def _listen(self, seconds: float = 0.0) -> None:
+        """Read the answers that have come, or come within so many seconds."""
         if self._connection is None or self._gone:
             return
-        self._connection.setblocking(blocking)
         try:
+            if not select.select([self._connection], [], [], seconds)[0]:
+                return
             block = self._connection.recv(1 << 16)
-        except BlockingIOError:
-            return
-        except OSError:
+        except (OSError, ValueError):  # closed meanwhile
             block = b""
-        finally:
-            self._connection.setblocking(True)
         self._gone = not block
         *lines, self._text = (self._text + block).split(b"\n")
         for line in lines:
             answer = json.loads(line)
             if "started" in answer:
                 self._started.append(answer["started"])
+                self._codes.pop(answer["started"], None)  # of an earlier process with this number
             else:
                 self._codes[answer["ended"]] = answer["code"]
 
