@@ -53,7 +53,7 @@ class CompressionPlan:
     was allowed. ``machine``: where the times were measured that forms were chosen by. ``opset``: the operator set the model was
     raised to before anything else, None in plans that are older than this. ``sequential``: codes are fitted on what compressed
     layers give. ``prunes``: weight -> what is pruned of it before everything else, and after that ``channels``: group of channels
-    -> the units that stay, all others are cut out of the model.
+    -> the units that stay, all others are cut out of the model; ``compensate``: what reads those that stay is solved again.
     """
 
     source: str
@@ -72,6 +72,7 @@ class CompressionPlan:
     sequential: bool = True
     prunes: Mapping[str, Prune] = field(default_factory=dict)
     channels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    compensate: bool = True
     version: int = PLAN_VERSION
 
     def to_json(self) -> str:
@@ -99,6 +100,7 @@ class CompressionPlan:
             table["prunes"] = {name: _prune_to_json(prune) for name, prune in self.prunes.items()}
         if self.channels:
             table["channels"] = {name: list(kept) for name, kept in self.channels.items()}
+            table["compensate"] = self.compensate
         return "{\n" + ",\n".join(f" {json.dumps(key)}: {_lines(value)}" for key, value in table.items()) + "\n}\n"
 
     @classmethod
@@ -130,6 +132,7 @@ class CompressionPlan:
                 opset=None if table.get("opset") is None else int(table["opset"]),
                 sequential=bool(table.get("sequential", True)),
                 prunes={name: _prune_from_json(item) for name, item in table.get("prunes", {}).items()},
+                compensate=bool(table.get("compensate", True)),
                 channels={name: tuple(int(unit) for unit in kept) for name, kept in table.get("channels", {}).items()},
             )
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:

@@ -80,6 +80,10 @@ class Pruning:
             raise RecipeError(
                 f"the share {self.amount:g} cannot be pruned", "write a share between 0 and 1, for example 0.5"
             )
+        if self.threshold is not None and not 0.0 < self.threshold < float("inf"):
+            raise RecipeError(
+                f"weights cannot score less than {self.threshold:g}", "write a threshold above 0, for example 0.01"
+            )
         if self.amount is not None and self.threshold is not None:
             raise RecipeError("a share to prune and a threshold exclude each other", "leave one of the two away")
         if self.pattern.is_fixed and (self.amount is not None or self.threshold is not None):

@@ -51,6 +51,8 @@ class Start:
             recipe=self.recipe.name,
             prunes=pruned.prunes,
             channels=pruned.channels,
+            compensate=self.recipe.pruning.compensate,
+            sequential=self.recipe.sequential,
             notes=(*pruned.notes, *plan.notes),
             loss=None if pruned.meter is None else pruned.meter.of(made),
             budget=budget,
@@ -68,7 +70,9 @@ def planned_from(
     """
     settings = plan_settings(start.model, start.recipe, options)
     if plan is None and (start.pruned is None or start.recipe.weights != EXACT):
-        return make_plan(start.model, start.recipe, parts, settings, progress)
+        made = make_plan(start.model, start.recipe, parts, settings, progress)
+        prunes = {} if start.pruned is None else start.pruned.prunes
+        return replace(made, plan=replace(made.plan, prunes=prunes)) if prunes else made
     work = open_workplace(start.model, start.recipe, parts, settings, progress)
     if plan is None:
         return Planned(stored_exactly(work, {} if start.pruned is None else start.pruned.prunes))
@@ -94,6 +98,8 @@ def start_of(
     if not replayed and (plan is not None or not recipe.pruning.is_wanted):
         yield Start(prepared, recipe)
         return
+    if plan is not None:
+        recipe = replace(recipe, sequential=plan.sequential, pruning=replace(recipe.pruning, compensate=plan.compensate))
     settings = plan_settings(prepared, recipe, options)
     work = open_workplace(prepared, recipe, parts, settings, progress)
     pruned = prune_model(work, settings) if plan is None else replay_pruning(work, plan.prunes, plan.channels)

@@ -19,7 +19,7 @@ from qcompress.rewrite.bias import shift_biases
 from qcompress.rewrite.context import Context
 from qcompress.rewrite.forms import FORMS
 from qcompress.rewrite.rescale import rescale_channels
-from qcompress.types import EncodedTensor
+from qcompress.types import EncodedTensor, FloatScheme
 
 NOTHING_FITTED: Mapping[str, EncodedTensor] = {}
 
@@ -63,7 +63,9 @@ def apply_plan(
         for name, decision in plan.weights.items():
             if isinstance(decision, Quantize):
                 reason = why_not_stored(layers[name], decision.form, decision.scheme)
-                if reason:
+                if reason and not (
+                    name in codes and decision.scheme == FloatScheme("float32")
+                ):  # other values, not fewer bytes
                     raise RecipeError(
                         f"the plan wants weight {name!r} {decision.form.value} in {decision.scheme}, which it cannot be: {reason}",
                         "make the plan again",

@@ -146,3 +146,32 @@ def test_what_does_not_go_together(calib: Path, tmp_path: Path) -> None:
     assert "--plan already says" in result.stderr
     result = run("plan", DIGITS, "--data", calib, "--frontier", "--prune", "0.5", code=3)
     assert "no frontier" in result.stderr
+
+
+def test_a_replay_needs_neither_the_recipe_nor_its_options(calib: Path, tmp_path: Path) -> None:
+    plan, first, second = (tmp_path / name for name in ("plan.json", "first.onnx", "second.onnx"))
+    words = ("--data", calib, "--recipe", "prune", "--no-sequential", *SAME)
+    run("plan", DIGITS, *words, "-o", plan)
+    run("compress", DIGITS, *words, "-o", first, "--no-latency")
+    run("compress", DIGITS, "--plan", plan, "--data", calib, "-o", second, "--no-latency")
+    assert second.read_bytes() == first.read_bytes()
+    refused = run("compress", DIGITS, "--plan", plan, "-o", tmp_path / "third.onnx", "--no-latency", code=3)
+    assert "there is none" in refused.stderr
+
+
+def test_half_precision_stays_half_precision(calib: Path, tmp_path: Path) -> None:
+    half, out = tmp_path / "half.onnx", tmp_path / "out.onnx"
+    model = onnx.load(DIGITS)
+    constants = [item.t for node in model.graph.node if node.op_type == "Constant" for item in node.attribute]
+    for tensor in [*model.graph.initializer, *constants]:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            narrow = onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor).astype(np.float16), tensor.name)
+            tensor.CopyFrom(narrow)
+    for value in [*model.graph.input, *model.graph.output]:
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    del model.graph.value_info[:]
+    onnx.save(model, half)
+    with np.load(calib) as data:
+        np.savez(tmp_path / "half.npz", image=data["image"].astype(np.float16))
+    report = report_of("prune", half, "--data", tmp_path / "half.npz", "-o", out, *SAME)
+    assert ratio_of(report) < 0.65

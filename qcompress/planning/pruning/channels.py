@@ -15,7 +15,7 @@ from qcompress.plan.solver import Option, solve
 from qcompress.planning.losses import LossMeter
 from qcompress.planning.pruning.gradients import weigh_channels
 from qcompress.planning.pruning.sparsity import data_of, loss_alone, loss_at
-from qcompress.planning.pruning.tasks import PruneTask, Shrink
+from qcompress.planning.pruning.tasks import HALVES, PruneTask, Shrink
 from qcompress.planning.readings import Readings, readings_of
 from qcompress.planning.walk import Settled, Task, WalkSettings, walk
 from qcompress.planning.work import Workplace
@@ -35,6 +35,9 @@ LEAST_KEPT = 0.25
 """Share of a group's units that stays at least."""
 
 TRIES = 12
+
+TYPES = ("float32", *HALVES)
+"""Of weights that are solved again."""
 
 Kept = Mapping[str, tuple[int, ...]]
 """Group -> units that stay, ascending."""
@@ -69,7 +72,7 @@ def find_candidates(work: Workplace, criterion: Criterion, settings: WalkSetting
         for group in found.groups
         if group.units > 1
         and group.consumers
-        and all(item.constant in layers for item in group.consumers)
+        and all(item.constant in layers and layers[item.constant].stored_dtype in TYPES for item in group.consumers)
         and all(item.constant in chosen for item in (*group.producers, *group.consumers) if item.constant in layers)
     )
     reasons = {item.name: item.reason for item in found.blocked}

@@ -18,6 +18,7 @@ from qcompress.planning.walk import Data, NoData, Settled, Task, WalkSettings, w
 from qcompress.planning.widths import elements
 from qcompress.planning.work import Workplace
 from qcompress.prune import choose_mask, compensate, scores
+from qcompress.prune.patterns.ranking import highest
 from qcompress.quantize import Evidence, Gram
 from qcompress.quantize.align import Drift
 from qcompress.types import Array, Form, Prune, QuantScheme
@@ -79,11 +80,10 @@ def globally_ranked(
 
     tasks = {layer.name: prune_task(layer, replace(wanted, compensate=False), look(layer)) for layer in layers}
     _walk(work, tasks, replace(settings, sequential=False), "Scoring weights")
-    together = np.concatenate([found[layer.name] for layer in layers])
-    count = round(wanted.sparsity * together.size)
-    bound = np.partition(together, count)[count] if count < together.size else np.inf
-    shares = {name: min(float(np.mean(values < bound)), SHARES[-1]) for name, values in found.items()}
-    return {name: replace(wanted, sparsity=share) for name, share in shares.items()}
+    stays = highest(np.concatenate([found[layer.name] for layer in layers]), wanted.sparsity)
+    ends = np.cumsum([found[layer.name].size for layer in layers])[:-1]
+    shares = {layer.name: float(1.0 - part.mean()) for layer, part in zip(layers, np.split(stays, ends), strict=True)}
+    return {name: replace(wanted, sparsity=min(share, SHARES[-1])) for name, share in shares.items()}
 
 
 def measured(

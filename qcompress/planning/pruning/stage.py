@@ -28,15 +28,15 @@ from qcompress.planning.pruning.sparsity import (
     same_share,
     survey,
 )
-from qcompress.planning.pruning.tasks import EXACT, Shrink, prune_task
-from qcompress.planning.walk import Task, WalkSettings, walk
+from qcompress.planning.pruning.tasks import EXACT, HALVES, Shrink, prune_task
+from qcompress.planning.walk import Shifts, Task, WalkSettings, walk
 from qcompress.planning.widths import elements
 from qcompress.planning.work import Workplace
 from qcompress.prune import CRITERIA, prune_weight
 from qcompress.quantize import Evidence
 from qcompress.rewrite.bias import shift_biases
-from qcompress.structure import cut, find_groups, multiply_adds
-from qcompress.types import Array, Criterion, Form, Prune, Spread
+from qcompress.structure import ChannelGroup, cut, find_groups, multiply_adds
+from qcompress.types import Array, Criterion, FloatScheme, Form, Prune, Spread
 
 LEAST_ZEROS = 0.05
 """Share of zeros from which it pays to store one bit for each number instead of them."""
@@ -78,7 +78,7 @@ def prune_model(work: Workplace, settings: PlanSettings) -> Pruned:
     wanted = _wanted(work)
     gradients, notes = weigh_gradients(work, layers, wanted.criterion)
     if CRITERIA[wanted.criterion].gradient:
-        layers = [layer for layer in layers if layer.name in gradients]
+        layers = _reached(layers, gradients, notes)
     prunes = _spread(work, layers, wanted, gradients, (meter, settings))
     model = apply_prunes(work, prunes, gradients)
     loss = None if meter is None else meter.of(model)
@@ -114,9 +114,9 @@ def rank_prunes(work: Workplace, settings: PlanSettings) -> tuple[PruneLoss, ...
     else:
         wanted = _wanted(work)
         layers, _ = prunable(work)
-        gradients, _ = weigh_gradients(work, layers, wanted.criterion)
+        gradients, notes = weigh_gradients(work, layers, wanted.criterion)
         if CRITERIA[wanted.criterion].gradient:
-            layers = [layer for layer in layers if layer.name in gradients]
+            layers = _reached(layers, gradients, notes)
         shares = (wanted.sparsity,) if wanted.pattern.is_fixed else anchors_for(layers, SURVEYED)
         losses = survey(work, layers, wanted, gradients, (meter, shares, walking))
         found = [
@@ -137,8 +137,9 @@ def replay_pruning(work: Workplace, prunes: Mapping[str, Prune], channels: Mappi
     if missing:
         raise RecipeError(f"the plan prunes weight {missing[0]!r}, which the model does not have", "make the plan again")
     criteria = {prune.criterion for prune in prunes.values()}
-    if work.parts is None and any(CRITERIA[criterion].gradient for criterion in criteria):
-        raise RecipeError("the plan prunes by gradients", "give --data, the same as when the plan was made")
+    solved = any(prune.compensate for prune in prunes.values())
+    if work.parts is None and (channels or solved or any(_looks_at_data(criterion) for criterion in criteria)):
+        raise RecipeError("the plan prunes by data, and there is none", "give --data, the same as when the plan was made")
     gradients: Gradients = {}
     for criterion in sorted(criteria):
         found, _ = weigh_gradients(work, [layers[name] for name in prunes], criterion)
@@ -162,7 +163,9 @@ def _without_channels(work: Workplace, settings: PlanSettings) -> Pruned:
     before, after = sum(candidates.costs.values()), sum(multiply_adds(model, _shapes_of(model, work)).values())
     lost = "" if loss is None else f", which loses {loss:.2g} of agreement"
     again = ", what reads the others solved again" if pruning.compensate else ""
-    told = f"cut channels of {len(kept)} of {len(candidates.groups)} groups{again}: {1.0 - after / max(before, 1):.1%} fewer multiply-adds{lost}"
+    saved, asked = 1.0 - after / max(before, 1), pruning.amount or 0.0
+    short = "" if saved > asked - 0.01 else f" of the {asked:.1%} asked for, since a quarter of each group stays"
+    told = f"cut channels of {len(kept)} of {len(candidates.groups)} groups{again}: {saved:.1%} fewer multiply-adds{short}{lost}"
     return Pruned(model, {}, kept, loss, meter, (told, *_obstacles(candidates.reasons)))
 
 
@@ -174,14 +177,36 @@ def apply_channels(work: Workplace, kept: Mapping[str, tuple[int, ...]]) -> Mode
     """
     found = find_groups(work.model, work.shapes)
     groups = {group.name: group for group in found.groups}
-    wrong = [name for name, units in kept.items() if name not in groups or max(units) >= groups[name].units]
+    wrong = [name for name, units in kept.items() if name not in groups or not _are_units(units, groups[name].units)]
     if wrong:
         raise RecipeError(f"the plan cuts channels of {wrong[0]!r}, which the model does not have", "make the plan again")
     layers = {layer.name: layer for layer in work.layers}
     masks = masks_of([groups[name] for name in kept], kept, layers)
-    model = _rewritten(work, mask_tasks(work, masks, work.recipe.pruning.compensate), "Cutting channels")
+    model, shifts = _rewritten(work, mask_tasks(work, masks, work.recipe.pruning.compensate), "Cutting channels")
     cut(model, found, {name: np.asarray(units) for name, units in kept.items()})
+    shift_biases(model, _of_outputs_left(shifts, [groups[name] for name in kept], kept))
     return model
+
+
+def _are_units(units: tuple[int, ...], count: int) -> bool:
+    """Whether these are some of ``count`` units, ascending."""
+    return bool(units) and list(units) == sorted(set(units)) and units[0] >= 0 and units[-1] < count
+
+
+def _of_outputs_left(shifts: Shifts, groups: Sequence[ChannelGroup], kept: Mapping[str, tuple[int, ...]]) -> Shifts:
+    """Shifts of biases without those of channels that are gone; biases may be made for them that the groups do not know."""
+    gone: dict[str, list[Array]] = {}
+    for group in groups:
+        units = np.setdiff1d(np.arange(group.units), kept[group.name])
+        for item in group.producers:
+            for node in item.nodes:
+                gone.setdefault(node, []).append(item.indices[units].ravel())
+    return {
+        node: tuple(float(each) for each in np.delete(np.asarray(shift), np.concatenate(gone[node])))
+        if node in gone
+        else shift
+        for node, shift in shifts.items()
+    }
 
 
 def _shapes_of(model: Model, work: Workplace) -> Shapes:
@@ -207,39 +232,62 @@ def apply_prunes(work: Workplace, prunes: Mapping[str, Prune], gradients: Gradie
         for name, prune in prunes.items()
         if prune.sparsity > 0.0 or prune.threshold is not None or prune.pattern.is_fixed
     }
-    return _rewritten(work, tasks, "Pruning")
+    model, shifts = _rewritten(work, tasks, "Pruning")
+    shift_biases(model, shifts)
+    return model
 
 
-def _rewritten(work: Workplace, tasks: Mapping[str, Task], title: str) -> Model:
-    """A copy of the model with the weights and biases that a walk settles."""
+def _rewritten(work: Workplace, tasks: Mapping[str, Task], title: str) -> tuple[Model, Shifts]:
+    """A copy of the model with the weights that a walk settles, and what its biases must be shifted by."""
     with work.progress.stage(title, len(tasks), "weights") as stage:
         settled = walk(work.model, tasks, data_of(work), walk_settings(work), stage)
     model = work.model.clone()
     own = {layer.name: layer for layer in find_layers(model)}
     for name, item in settled.items():
         set_constant(own[name].weight, item.tensor.dequantize())
-    shift_biases(model, {node: shift for item in settled.values() for node, shift in item.shifts.items()})
-    return model
+    return model, {node: shift for item in settled.values() for node, shift in item.shifts.items()}
 
 
 def stored_exactly(work: Workplace, prunes: Mapping[str, Prune]) -> CompressionPlan:
     """The plan that stores pruned weights in their own type, without their zeros, and leaves the others as they are."""
     weights: dict[str, Quantize | Keep] = {}
     for layer in work.layers:
-        reason = (
-            layer.reason or ("" if layer.name in prunes else "is not pruned") or why_not_stored(layer, Form.FOLDED, EXACT)
-        )
+        scheme = FloatScheme(layer.stored_dtype) if layer.stored_dtype in HALVES else EXACT
+        reason = layer.reason or ("" if layer.name in prunes else "is not pruned")
+        reason = reason or why_not_stored(layer, Form.FOLDED, scheme)
         if not reason and float((layer.array == 0.0).mean()) < LEAST_ZEROS:
             reason = "has too few zeros to leave them out"
-        weights[layer.name] = Keep(reason) if reason else Quantize(Form.FOLDED, EXACT)
+        weights[layer.name] = Keep(reason) if reason else Quantize(Form.FOLDED, scheme)
     return CompressionPlan(
-        digest(work.model.path), work.recipe.name, weights, work.recipe.activations, opset=work.model.opset
+        digest(work.model.path),
+        work.recipe.name,
+        weights,
+        work.recipe.activations,
+        opset=work.model.opset,
+        sequential=work.recipe.sequential,
     )
 
 
 def walk_settings(work: Workplace) -> WalkSettings:
     """How to walk: with the recipe's order of layers."""
     return WalkSettings(threads=work.threads, sequential=work.recipe.sequential, shapes=work.shapes)
+
+
+def _looks_at_data(criterion: Criterion) -> bool:
+    """Whether a criterion wants to know more than the weights."""
+    return CRITERIA[criterion].gradient or bool(CRITERIA[criterion].needs)
+
+
+def _reached(layers: Sequence[Layer], gradients: Gradients, notes: Sequence[str]) -> list[Layer]:
+    """The layers that gradients reach.
+
+    Raises:
+        RecipeError: none.
+    """
+    found = [layer for layer in layers if layer.name in gradients]
+    if not found:
+        raise RecipeError("; ".join(notes[:1]) or "no gradient reaches any weight", "use --prune-criterion optimal-brain")
+    return found
 
 
 def _shrink(prune: Prune, gradient: Array | None) -> Shrink:
@@ -256,7 +304,7 @@ def _wanted(work: Workplace) -> Prune:
     if pruning.criterion is None and not has_data:
         hint = "give --data, or --prune-criterion magnitude to prune all the same"
         raise RecipeError("without data nobody sees what pruning loses, and it loses much", hint)
-    if CRITERIA[criterion].gradient and not has_data:
+    if _looks_at_data(criterion) and not has_data:
         raise RecipeError(f"the criterion {criterion} needs data", "give --data, or --prune-criterion magnitude")
     share = pruning.amount if pruning.amount is not None else pruning.pattern.sparsity
     return Prune(share, criterion, pruning.pattern, pruning.threshold, pruning.compensate and has_data)
@@ -299,4 +347,6 @@ def _told(before: Model, after: Model, prunes: Mapping[str, Prune], wanted: Prun
             zeros += int((layer.array == 0.0).sum())
     lost = "" if loss is None else f", which loses {loss:.2g} of agreement"
     how = f"{wanted.pattern}, by {wanted.criterion}{', the rest solved again' if wanted.compensate else ''}"
-    return f"pruned {zeros / max(total, 1):.1%} of {total:,} weights in {len(prunes)} layers ({how}){lost}"
+    share = zeros / max(total, 1)
+    short = f", {wanted.sparsity:.1%} asked for" if share < wanted.sparsity - 0.01 else ""
+    return f"pruned {share:.1%}{short} of {total:,} weights in {len(prunes)} layers ({how}){lost}"

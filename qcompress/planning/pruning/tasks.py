@@ -19,6 +19,8 @@ from qcompress.types import Array, FloatScheme, NarrowTensor, Prune
 
 EXACT = FloatScheme("float32")
 
+HALVES = ("float16", "bfloat16")
+
 Shrink = Callable[[Array, Evidence], Array]
 """(weight, what is known of its inputs) -> the weight with zeros in it, float32."""
 
@@ -57,6 +59,8 @@ class PruneTask:
         if self.compensate and drift is not None and gram is not None and len(self.uses.nodes) == len(self.layer.uses):
             aimed = align(weight, evidence, drift.centered(gram) if centered else drift)
         pruned = self.shrink(aimed, evidence)
+        if self.layer.stored_dtype in HALVES:  # it is stored in this type again
+            pruned = np.asarray(pruned).astype(FloatScheme(self.layer.stored_dtype).storage).astype(np.float32)
         shifts: Shifts = {}
         if gram is not None and holds is not None and self.compensate:
             before = gram.middle if drift is None else gram.middle + drift.middle(gram)

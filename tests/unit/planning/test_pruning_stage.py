@@ -249,3 +249,63 @@ def test_losses_between_those_measured() -> None:
     values = [loss_at(curve, share) for share in SHARES]
     assert values == sorted(values)
     assert loss_at({0.5: 0.0}, 0.9) >= 0.0
+
+
+CHAIN = """<ir_version: 8, opset_import: ["": 17]> net (float[n, 16, 6, 6] x) => (float[n, 8, 6, 6] y) {
+    a = Conv (x, w1)
+    r = Relu (a)
+    b = Conv (r, w2)
+    c = Relu (b)
+    y = Conv (c, w3)
+}"""
+CHAIN_WEIGHTS = {"w1": (32, 16, 1, 1), "w2": (32, 32, 1, 1), "w3": (8, 32, 1, 1)}
+
+
+def chain(folder: Path, text: str = CHAIN, weights: Mapping[str, tuple[int, ...]] = CHAIN_WEIGHTS) -> Workplace:
+    model = prepared_from(load(folder, text, weights))
+    (given,) = model.inputs
+    shape = [size for size in given.shape or () if isinstance(size, int)]
+    np.savez(folder / "chain.npz", **{given.name: draw("chain", 48, *shape) + 0.5})
+    recipe = replace(RECIPES["prune"], pruning=Pruning(amount=0.3, pattern=CHANNELS))
+    parts = cut(open_dataset(str(folder / "chain.npz"), model.inputs, DataOptions()), 0.25, 0)
+    return open_workplace(model, recipe, parts, PlanSettings(threads=1), SILENT)
+
+
+def test_layers_without_biases_get_them_for_the_channels_that_stay(tmp_path: Path) -> None:
+    pruned = prune_model(chain(tmp_path), PlanSettings(threads=1))
+    check(pruned.model)
+    assert pruned.loss is not None
+    assert pruned.loss < 0.2
+    for node in pruned.model.graph:
+        if node.op_type == "Conv" and len(node.inputs) > 2:
+            weight, bias = node.inputs[1], node.inputs[2]
+            assert weight is not None
+            assert bias is not None
+            assert weight.shape is not None
+            assert bias.shape is not None
+            assert bias.shape[0] == weight.shape[0]
+
+
+def test_a_head_too_small_to_store_is_read_by_fewer_channels(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]> net (float[n, 16] x) => (float[n, 1] y) {
+        h = Gemm (x, w, b)
+        r = Relu (h)
+        y = MatMul (r, w2)
+    }"""
+    pruned = prune_model(chain(tmp_path, text, {"w": (16, 40), "b": (40,), "w2": (40, 1)}), PlanSettings(threads=1))
+    check(pruned.model)
+    assert {layer.name: layer.shape for layer in find_layers(pruned.model)}["w2"][0] < 40
+
+
+def test_a_plan_that_needs_data_is_not_replayed_without(folder: Path) -> None:
+    first = prune_model(work_on(folder, Pruning(amount=0.5, spread=Spread.LAYER)), PlanSettings(threads=1))
+    with pytest.raises(RecipeError, match="by data, and there is none"):
+        replay_pruning(work_on(folder, Pruning(amount=0.5), data=False), first.prunes, {})
+
+
+@pytest.mark.parametrize("units", [(), (3, 1), (-1, 2), (2, 2), (0, 10**6)])
+def test_damaged_channels_of_a_plan_are_refused(folder: Path, units: tuple[int, ...]) -> None:
+    work = work_on(folder, Pruning(amount=0.3, pattern=CHANNELS))
+    name = find_candidates(work, Criterion.MAGNITUDE, walk_settings(work)).groups[0].name
+    with pytest.raises(RecipeError, match="does not have"):
+        replay_pruning(work, {}, {name: units})
