@@ -60,11 +60,16 @@ class SurveyChoice:
 
         Raises:
             RecipeError: a value that is not possible.
+            UsageError: options of pruning without --prune.
         """
         from qcompress.types import Pattern
 
         changes = _given(self)
         del changes["survey"]
+        if not self.survey:
+            if changes:
+                raise UsageError("it is said how to prune, but not that pruning is asked about", "add --prune")
+            return recipe
         says_how_many = "pattern" in changes and Pattern.parse(changes["pattern"]).is_fixed
         return _applied(recipe, changes if says_how_many else {"amount": 0.5, **changes})  # all shares are measured
 

@@ -26,7 +26,8 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 
 def make(folder: Path, *words: str) -> list[str]:
     """What make runs."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MAKEFLAGS": ""}
+    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    environment["PYTHONPATH"] = str(ROOT)  # and nothing of a make that these tests may be run by
     done = subprocess.run(
         ["make", "--no-print-directory", *words],
         cwd=folder,
