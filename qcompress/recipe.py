@@ -236,9 +236,12 @@ def merged(base: Pruning, changes: Mapping[str, Any]) -> Pruning:
         RecipeError: the changes say it in two ways.
     """
     pattern = changes.get("pattern")
+    cleared: dict[str, Any] = {}
     if "amount" in changes or "threshold" in changes or (isinstance(pattern, Pattern) and pattern.is_fixed):
-        base = replace(base, amount=None, threshold=None, pattern=UNSTRUCTURED if base.pattern.is_fixed else base.pattern)
-    return replace(base, **changes)
+        cleared = {"amount": None, "threshold": None}
+        if base.pattern.is_fixed:
+            cleared["pattern"] = UNSTRUCTURED
+    return replace(base, **{**cleared, **changes})
 
 
 def _pruning_value(key: str, value: Any, where: str) -> Any:

@@ -13,6 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from qcompress.cli import main
+from qcompress.recipe import RECIPES, Pruning, merged
+from qcompress.types import CHANNELS, Pattern
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DIGITS = ROOT / "sample_models" / "digits_cnn.onnx"
@@ -175,3 +177,17 @@ def test_half_precision_stays_half_precision(calib: Path, tmp_path: Path) -> Non
         np.savez(tmp_path / "half.npz", image=data["image"].astype(np.float16))
     report = report_of("prune", half, "--data", tmp_path / "half.npz", "-o", out, *SAME)
     assert ratio_of(report) < 0.65
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "expected"),
+    [
+        ("channels-int8", {"amount": 0.3}, Pruning(amount=0.3, pattern=CHANNELS)),
+        ("prune", {"pattern": CHANNELS}, Pruning(amount=0.5, pattern=CHANNELS)),
+        ("prune", {"pattern": Pattern.parse("2:4")}, Pruning(pattern=Pattern.parse("2:4"))),
+        ("prune", {"threshold": 0.1}, Pruning(threshold=0.1)),
+        ("int8", {"amount": 0.1, "pattern": CHANNELS}, Pruning(amount=0.1, pattern=CHANNELS)),
+    ],
+)
+def test_how_much_is_said_in_one_way(base: str, changes: dict[str, Any], expected: Pruning) -> None:
+    assert merged(RECIPES[base].pruning, changes) == expected
