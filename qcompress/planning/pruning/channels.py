@@ -15,13 +15,12 @@ from qcompress.plan.solver import Option, solve
 from qcompress.planning.losses import LossMeter
 from qcompress.planning.pruning.gradients import weigh_channels
 from qcompress.planning.pruning.sparsity import data_of, loss_alone, loss_at
-from qcompress.planning.pruning.tasks import HALVES, PruneTask, Shrink
-from qcompress.planning.readings import Readings, readings_of
+from qcompress.planning.pruning.tasks import HALVES, PruneTask, Shrink, Survey
+from qcompress.planning.readings import readings_of
 from qcompress.planning.walk import Settled, Task, WalkSettings, walk
 from qcompress.planning.work import Workplace
 from qcompress.prune import CRITERIA, compensate, scores, without_indices
-from qcompress.quantize import Evidence, Gram
-from qcompress.quantize.align import Drift
+from qcompress.quantize import Evidence
 from qcompress.structure import ChannelGroup, Groups, Slice, find_groups, multiply_adds, shapes_after
 from qcompress.types import Array, Criterion
 
@@ -208,7 +207,7 @@ def measure_cuts(
             for name, mask in masks_of([group], kept, layers).items():
                 task = PruneTask(layers[name], readings_of(layers[name]), _masked(mask, again), again, again)
                 variants.setdefault(name, {})[group.name, share] = task
-    tasks = {name: _Survey(name, each, found) for name, each in variants.items()}
+    tasks = {name: Survey(name, each, found) for name, each in variants.items()}
     with work.progress.stage("Cutting groups of channels one by one", len(tasks), "weights") as stage:
         walk(work.model, tasks, data_of(work), replace(settings, sequential=False), stage)
     curves: dict[str, dict[float, float]] = {group.name: {} for group in candidates.groups}
@@ -267,34 +266,3 @@ def _units(candidates: Candidates, counts: Mapping[str, int]) -> dict[str, tuple
         for group in candidates.groups
         if counts[group.name] < group.units
     }
-
-
-@dataclass(frozen=True, slots=True)
-class _Survey:
-    """One weight without the columns of each group and share; ``found`` fills up on the walk."""
-
-    name: str
-    variants: Mapping[tuple[str, float], PruneTask]
-    found: dict[tuple[str, float], dict[str, Settled]]
-
-    @property
-    def uses(self) -> Readings:
-        """As those of each variant."""
-        return next(iter(self.variants.values())).uses
-
-    @property
-    def is_fitted(self) -> bool:
-        """Always."""
-        return True
-
-    @property
-    def wants_gram(self) -> bool:
-        """As each variant."""
-        return next(iter(self.variants.values())).wants_gram
-
-    def settle(self, gram: Gram | None, drift: Drift | None) -> Settled:
-        """Settle every variant; the last stands for all."""
-        for key, task in self.variants.items():
-            settled = task.settle(gram, drift)
-            self.found.setdefault(key, {})[self.name] = settled
-        return settled

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,15 +12,13 @@ from qcompress.operators import Layer, Role
 from qcompress.plan.choose import selection
 from qcompress.plan.solver import Option, solve
 from qcompress.planning.losses import LossMeter
-from qcompress.planning.pruning.tasks import EXACT, PruneTask, Shrink, prune_task
-from qcompress.planning.readings import Readings
+from qcompress.planning.pruning.tasks import EXACT, Shrink, Survey, prune_task
 from qcompress.planning.walk import Data, NoData, Settled, Task, WalkSettings, walk
 from qcompress.planning.widths import elements
 from qcompress.planning.work import Workplace
 from qcompress.prune import choose_mask, compensate, scores
 from qcompress.prune.patterns.ranking import highest
-from qcompress.quantize import Evidence, Gram
-from qcompress.quantize.align import Drift
+from qcompress.quantize import Evidence
 from qcompress.types import Array, Form, Prune, QuantScheme
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -121,7 +119,7 @@ def survey(
 ) -> dict[tuple[str, float], float]:
     """(weight, share) -> what the model loses when that weight alone loses that share of its numbers."""
     meter, anchors, settings = tools
-    found: dict[tuple[str, float], Settled] = {}
+    found: dict[float, dict[str, Settled]] = {}
 
     def at(layer: Layer, share: float) -> Shrink:
         prune = replace(wanted, sparsity=share)
@@ -136,13 +134,14 @@ def survey(
     tasks: dict[str, Task] = {}
     for layer in layers:
         variants = {share: prune_task(layer, wanted, at(layer, share)) for share in anchors}
-        tasks[layer.name] = _Survey(layer.name, variants, found)
+        tasks[layer.name] = Survey(layer.name, variants, found)
     _walk(work, tasks, replace(settings, sequential=False), "Pruning layers one by one")
     losses: dict[tuple[str, float], float] = {}
-    with work.progress.stage("Measuring what pruning loses", len(found), "runs") as stage:
-        for key, settled in found.items():
-            losses[key] = loss_alone(meter, {key[0]: settled})
-            stage.advance()
+    with work.progress.stage("Measuring what pruning loses", len(layers) * len(found), "runs") as stage:
+        for share, settled in found.items():
+            for name, item in settled.items():
+                losses[name, share] = loss_alone(meter, {name: item})
+                stage.advance()
     return losses
 
 
@@ -207,33 +206,3 @@ def _walk(work: Workplace, tasks: Mapping[str, Task], settings: WalkSettings, ti
 def data_of(work: Workplace) -> Data:
     """What is fitted on; nothing where there is no data."""
     return NoData() if work.parts is None else work.parts.fit
-
-
-@dataclass(frozen=True, slots=True)
-class _Survey:
-    """One weight pruned by several shares on the float model's own tensors; ``found`` fills up on the walk."""
-
-    name: str
-    variants: Mapping[float, PruneTask]
-    found: dict[tuple[str, float], Settled]
-
-    @property
-    def uses(self) -> Readings:
-        """As those of each variant."""
-        return next(iter(self.variants.values())).uses
-
-    @property
-    def is_fitted(self) -> bool:
-        """Always."""
-        return True
-
-    @property
-    def wants_gram(self) -> bool:
-        """As each variant."""
-        return next(iter(self.variants.values())).wants_gram
-
-    def settle(self, gram: Gram | None, drift: Drift | None) -> Settled:
-        """Settle every variant; the first stands for all."""
-        for share, task in self.variants.items():
-            self.found[self.name, share] = task.settle(gram, drift)
-        return self.found[self.name, next(iter(self.variants))]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -84,3 +85,37 @@ class PruneTask:
 def prune_task(layer: Layer, prune: Prune, shrink: Shrink) -> PruneTask:
     """The task of a weight that is pruned as ``prune`` says."""
     return PruneTask(layer, readings_of(layer), shrink, prune.compensate, bool(CRITERIA[prune.criterion].needs))
+
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True)
+class Survey(Generic[Key]):
+    """One weight pruned in several ways on the float model's own tensors; ``found``, way -> weight, fills up on the walk."""
+
+    name: str
+    variants: Mapping[Key, PruneTask]
+    found: dict[Key, dict[str, Settled]]
+
+    @property
+    def uses(self) -> Readings:
+        """As those of each variant."""
+        return next(iter(self.variants.values())).uses
+
+    @property
+    def is_fitted(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def wants_gram(self) -> bool:
+        """As each variant."""
+        return next(iter(self.variants.values())).wants_gram
+
+    def settle(self, gram: Gram | None, drift: Drift | None) -> Settled:
+        """Settle every variant; the last stands for all."""
+        for key, task in self.variants.items():
+            settled = task.settle(gram, drift)
+            self.found.setdefault(key, {})[self.name] = settled
+        return settled
