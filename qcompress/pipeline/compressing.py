@@ -11,7 +11,7 @@ from qcompress import __version__
 from qcompress.data import Dataset, Parts, load_metric
 from qcompress.decisions import CompressionPlan
 from qcompress.errors import NothingToCompressError, RecipeError
-from qcompress.graph import digest, load_model, save_model
+from qcompress.graph import Model, digest, load_model, save_model
 from qcompress.graph.delivery import deliver, folder_of
 from qcompress.graph.outputs import judged_outputs
 from qcompress.measure import (
@@ -38,11 +38,11 @@ from qcompress.pipeline.opening import (
     open_timing,
     timed_threads,
 )
-from qcompress.pipeline.pruning import planned_from, start_of
+from qcompress.pipeline.pruning import Start, planned_from, start_of
 from qcompress.plan.coverage import coverage, with_biases, with_entropies, with_zeros
 from qcompress.progress import SILENT, Progress
 from qcompress.recipe import Recipe, load_recipe
-from qcompress.results import AccuracyReport, DataFacts, Gates, LatencyReport, Report
+from qcompress.results import AccuracyReport, DataFacts, Gates, LatencyReport, Report, WeightRow
 from qcompress.rewrite import apply_plan
 from qcompress.runtime import SessionSettings, version
 from qcompress.types import Feed
@@ -75,13 +75,7 @@ def compress(
         raise RecipeError("the plan was made for another model", f"make it again: qcompress plan {source}")
     promise = Promise(_promised(plan, recipe, options), judged_outputs(prepared, recipe.outputs))
     with start_of(prepared, recipe, parts, options, progress, plan) as start:
-        made = planned_from(start, plan, parts, options, progress)
-        rows = coverage(find_layers(start.model), made.plan.weights)
-        prepared = start.model
-        done = apply_plan(made.plan, prepared, progress, made.codes)
-        plan = start.finished(made.plan, source, promise.budget, prepared) if plan is None else plan
-    rows = with_entropies(with_biases(rows, done.biases), done.entropies)
-    rows = with_zeros(rows, done.zeros, done.saved, plan.prunes)
+        prepared, plan, rows = _rewritten(start, plan, (source, promise.budget), parts, options, progress)
     if not any(row.form for row in rows) and not plan.channels:
         raise _nothing(source)
     with TemporaryDirectory(prefix=".qcompress-", dir=folder_of(target)) as folder:
@@ -156,6 +150,23 @@ def compare_models(
         gates=check_gates(gates or Gates(), size, latency, accuracy),
         versions=versions(),
     )
+
+
+def _rewritten(
+    start: Start,
+    plan: CompressionPlan | None,
+    aim: tuple[Path, float],
+    parts: Parts | None,
+    options: RunOptions,
+    progress: Progress,
+) -> tuple[Model, CompressionPlan, tuple[WeightRow, ...]]:
+    """The compressed model, the plan of the whole way to it, and what became of every weight; ``aim``: source and budget."""
+    made = planned_from(start, plan, parts, options, progress)
+    rows = coverage(find_layers(start.model), made.plan.weights)
+    done = apply_plan(made.plan, start.model, progress, made.codes)
+    whole = start.finished(made.plan, *aim, start.model) if plan is None else plan
+    rows = with_entropies(with_biases(rows, done.biases), done.entropies)
+    return start.model, whole, with_zeros(rows, done.zeros, done.saved, whole.prunes)
 
 
 def _promised(plan: CompressionPlan | None, recipe: Recipe, options: RunOptions) -> float:

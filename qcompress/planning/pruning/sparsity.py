@@ -37,23 +37,21 @@ Gradients = Mapping[str, Array]
 """Weight -> root mean square of dJ/dw, shape of the weight."""
 
 
-def prunable(work: Workplace) -> tuple[list[Layer], dict[str, str]]:
-    """Layers whose numbers can be pruned, and of the others why not.
+def prunable(work: Workplace) -> list[Layer]:
+    """Layers whose numbers can be pruned; rows of tables are looked up one by one, so zeros in them save nothing.
 
     Raises:
         RecipeError: include or exclude name something the model does not have.
     """
     chosen = selection(work.layers, work.recipe)
-    taken: list[Layer] = []
-    reasons: dict[str, str] = {}
-    for layer in work.layers:
-        if layer.reason or layer.name not in chosen:
-            reasons[layer.name] = layer.reason or "left out by the recipe's include and exclude"
-        elif layer.has_lookup or layer.operator.role not in (Role.LINEAR, Role.RECURRENT):
-            reasons[layer.name] = "rows of a table are looked up one by one: zeros in them save nothing"
-        else:
-            taken.append(layer)
-    return taken, reasons
+    return [
+        layer
+        for layer in work.layers
+        if not layer.reason
+        and layer.name in chosen
+        and not layer.has_lookup
+        and layer.operator.role in (Role.LINEAR, Role.RECURRENT)
+    ]
 
 
 def same_share(layers: Iterable[Layer], wanted: Prune) -> dict[str, Prune]:

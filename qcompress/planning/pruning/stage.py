@@ -41,7 +41,6 @@ from qcompress.types import Array, Criterion, FloatScheme, Form, Prune, Spread
 LEAST_ZEROS = 0.05
 """Share of zeros from which it pays to store one bit for each number instead of them."""
 
-
 SURVEYED = 1 << 20
 """Runs there is time for when somebody asks for all losses."""
 
@@ -71,14 +70,9 @@ def prune_model(work: Workplace, settings: PlanSettings) -> Pruned:
     """
     if work.recipe.pruning.pattern.channels:
         return _without_channels(work, settings)
-    layers, _ = prunable(work)
-    if not layers:
-        raise RecipeError(f"{work.model.path.name}: no weight can be pruned", "qcompress inspect lists the weights")
     meter = _meter(work)
     wanted = _wanted(work)
-    gradients, notes = weigh_gradients(work, layers, wanted.criterion)
-    if CRITERIA[wanted.criterion].gradient:
-        layers = _reached(layers, gradients, notes)
+    layers, gradients, notes = _to_prune(work, wanted)
     prunes = _spread(work, layers, wanted, gradients, (meter, settings))
     model = apply_prunes(work, prunes, gradients)
     loss = None if meter is None else meter.of(model)
@@ -113,10 +107,7 @@ def rank_prunes(work: Workplace, settings: PlanSettings) -> tuple[PruneLoss, ...
         found = [PruneLoss(group.name, group.units, curves[group.name]) for group in candidates.groups]
     else:
         wanted = _wanted(work)
-        layers, _ = prunable(work)
-        gradients, notes = weigh_gradients(work, layers, wanted.criterion)
-        if CRITERIA[wanted.criterion].gradient:
-            layers = _reached(layers, gradients, notes)
+        layers, gradients, _ = _to_prune(work, wanted)
         shares = (wanted.sparsity,) if wanted.pattern.is_fixed else anchors_for(layers, SURVEYED)
         losses = survey(work, layers, wanted, gradients, (meter, shares, walking))
         found = [
@@ -278,16 +269,22 @@ def _looks_at_data(criterion: Criterion) -> bool:
     return CRITERIA[criterion].gradient or bool(CRITERIA[criterion].needs)
 
 
-def _reached(layers: Sequence[Layer], gradients: Gradients, notes: Sequence[str]) -> list[Layer]:
-    """The layers that gradients reach.
+def _to_prune(work: Workplace, wanted: Prune) -> tuple[list[Layer], Gradients, tuple[str, ...]]:
+    """The layers that can be pruned, their gradients where the criterion looks at them, and which weights these do not reach.
 
     Raises:
-        RecipeError: none.
+        RecipeError: there is no such layer.
     """
-    found = [layer for layer in layers if layer.name in gradients]
-    if not found:
+    layers = prunable(work)
+    if not layers:
+        raise RecipeError(f"{work.model.path.name}: no weight can be pruned", "qcompress inspect lists the weights")
+    gradients, notes = weigh_gradients(work, layers, wanted.criterion)
+    if not CRITERIA[wanted.criterion].gradient:
+        return layers, gradients, notes
+    reached = [layer for layer in layers if layer.name in gradients]
+    if not reached:
         raise RecipeError("; ".join(notes[:1]) or "no gradient reaches any weight", "use --prune-criterion optimal-brain")
-    return found
+    return reached, gradients, notes
 
 
 def _shrink(prune: Prune, gradient: Array | None) -> Shrink:
