@@ -6,7 +6,7 @@ classes; a metric of the user's is the one thing that needs the outputs whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -41,10 +41,15 @@ class EvaluationData(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AccuracySettings:
-    """``threads`` 0 is the runtime's default; ``metric_name`` is what the report calls the user's metric."""
+    """How to measure.
+
+    ``threads``: 0 is the runtime's default. ``metric_name``: what the report calls the user's metric. ``judged``: outputs
+    whose agreement with the float model can be the drop; empty: all.
+    """
 
     threads: int = 0
     metric_name: str = ""
+    judged: Collection[str] = ()
 
 
 def measure_accuracy(
@@ -58,7 +63,7 @@ def measure_accuracy(
     """Run both models over the data once and compare.
 
     The drop is, in this order: of the user's metric; of accuracy against the labels; of agreement with the float model,
-    where the output that agrees least decides: 1 - top-1 agreement if any output looks like class scores, else 1 - cosine.
+    where of the judged outputs the one that agrees least decides: 1 - top-1 agreement if any output looks like class scores, else 1 - cosine.
 
     Args:
         float_model: the original.
@@ -91,7 +96,8 @@ def measure_accuracy(
     if metric is not None:
         name = settings.metric_name or getattr(metric, "__name__", "metric")
         measured = _apply(metric, name, comparison, notes)
-    drop, drop_of = _drop(found, verdict, measured)
+    judged = tuple(output for output in found if output.name in settings.judged)
+    drop, drop_of = _drop(judged or found, verdict, measured)
     return AccuracyReport(
         samples=comparison.samples,
         source=dataset.source,

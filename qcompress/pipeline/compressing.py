@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -87,7 +87,7 @@ def compress(
                 f"{source}: the result would be {size.ratio:.2f} times as large as the original", "nothing was written"
             )
         timing = open_timing(prepared, options) or first_feeds(evaluation or (parts.fit if parts is not None else None))
-        latency, accuracy = _measure(source, written, timing, evaluation, options, progress)
+        latency, accuracy = _measure((source, written), promise.judged, timing, evaluation, options, progress)
         report = Report(
             source=str(source),
             target=str(target),
@@ -136,7 +136,8 @@ def compare_models(
     evaluation = open_evaluation(model, data, None, options)
     size = measure_size(float_model, compressed)
     timing = open_timing(model, options) or first_feeds(evaluation)
-    latency, accuracy = _measure(float_model, compressed, timing, evaluation, options, progress)
+    judged = judged_outputs(model)
+    latency, accuracy = _measure((float_model, compressed), judged, timing, evaluation, options, progress)
     return Report(
         source=str(float_model),
         target=str(compressed),
@@ -183,18 +184,23 @@ def _budget_of(plan: CompressionPlan, recipe: Recipe, options: RunOptions) -> fl
 
 
 def _measure(
-    source: Path, written: Path, timing: Sequence[Feed], evaluation: Dataset | None, options: RunOptions, progress: Progress
+    pair: tuple[Path, Path],
+    judged: Collection[str],
+    timing: Sequence[Feed],
+    evaluation: Dataset | None,
+    options: RunOptions,
+    progress: Progress,
 ) -> tuple[LatencyReport | None, AccuracyReport | None]:
+    """How fast and how accurate the second model of the pair is beside the first; ``judged``: outputs that count."""
     metric = load_metric(options.metric) if options.metric else None
     accuracy = None
     if evaluation is not None:
-        accuracy = measure_accuracy(
-            source, written, evaluation, metric, AccuracySettings(options.threads, options.metric or ""), progress
-        )
+        measuring = AccuracySettings(options.threads, options.metric or "", judged)
+        accuracy = measure_accuracy(*pair, evaluation, metric, measuring, progress)
     latency = None
     if timing and options.latency_seconds > 0:
         settings = LatencySettings(threads=timed_threads(options), budget_seconds=options.latency_seconds)
-        latency = measure_latency(source, written, timing, settings, progress)
+        latency = measure_latency(*pair, timing, settings, progress)
     return latency, accuracy
 
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from threading import get_ident
+from threading import Thread, get_ident
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -306,7 +306,13 @@ def _check(client: Any) -> None:
 
 def _close(client: Any, topic: str) -> None:
     """Leave the cluster; it forgets the tasks of a client that is gone, and workers end what nobody wants."""
-    with suppress(Exception):  # the cluster may be gone
-        client.run(_leave, topic, on_error="ignore")
-        client.unsubscribe_topic(topic)
+
+    def farewell() -> None:
+        with suppress(Exception):  # the cluster may be gone
+            client.run(_leave, topic, on_error="ignore")
+            client.unsubscribe_topic(topic)
+
+    saying = Thread(target=farewell, daemon=True)  # a worker that has just died may never answer
+    saying.start()
+    saying.join(FAREWELL_SECONDS)
     client.close()

@@ -129,6 +129,16 @@ def test_outputs_without_classes_lose_cosine(write):
     assert found.drop_of.startswith("cosine of embedding")
 
 
+def test_outputs_that_are_not_judged_lose_nothing(write):
+    text = "net (float[n, 3] x) => (float[n, 3] inner, float[n, 3] embedding) {{ inner = {} embedding = Identity (x) }}"
+    model = write("inner.onnx", text.format("Identity (x)"))
+    other = write("turned.onnx", text.format("MatMul (x, w)"), {"w": np.eye(3, dtype=np.float32)[::-1].copy()})
+    feeds = Batches((np.float32([[1, 0, 0], [0, 1, 0]]),))
+    found = measure_accuracy(model, other, feeds, settings=AccuracySettings(judged=("embedding",)))
+    assert (found.drop.value, found.drop_of) == (0.0, "cosine of embedding with the float model")
+    assert measure_accuracy(model, other, feeds).drop.value == pytest.approx(0.5)
+
+
 def test_a_metric_sees_all_samples_and_decides_the_drop(convolutional, quantized, images):
     labels = best(convolutional, images)
 
