@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -46,7 +47,7 @@ def list_files(url: str, pattern: str = "**") -> dict[str, str]:
         system, root = _opened(url)
         found = sorted(
             path
-            for path, facts in system.glob(f"{root.rstrip('/')}/{pattern}", detail=True).items()
+            for path, facts in system.glob(f"{glob.escape(root.rstrip('/'))}/{pattern}", detail=True).items()
             if facts["type"] == "file"
         )
         names = [PurePosixPath(path).relative_to(PurePosixPath(root)).as_posix() for path in found]
@@ -69,12 +70,17 @@ def fetch(url: str, folder: Path) -> Path:
         names = list_files(url)
         if not names:
             raise FileNotFoundError("there is nothing")
-        sets = [name for name in names if name.startswith(SETS)]
-        for name in sets or names:
+        for name in _wanted(names):
             place = target / name
             place.parent.mkdir(parents=True, exist_ok=True)
             system.get_file(join(path, name), str(place))
         return target
+
+
+def _wanted(names: Iterable[str]) -> list[str]:
+    """Of the files of a folder of data those that are fetched."""
+    names = list(names)
+    return [name for name in names if name.startswith(SETS)] or names
 
 
 def read_text(url: str) -> str | None:
@@ -122,16 +128,32 @@ def size(url: str) -> int | None:
 
 
 def fingerprint(url: str) -> str:
-    """What changes when a file does, as the storage tells it: an entity tag or checksum, else size and time; empty for no file.
-
-    Of a folder, that of all files in it.
-    """
+    """What changes when a file does, as the storage tells it: an entity tag or checksum, else size and time; empty for no file."""
     with suppress(RemoteError), _told(url, "read"):
         system, path = _opened(url)
         if system.isfile(path):
             return str(system.checksum(path))
-        return " ".join(f"{name} {fingerprint(place)}" for name, place in list_files(url).items())
     return ""
+
+
+def data_fingerprint(url: str) -> str:
+    """The fingerprint of a file, or of all files of a folder that ``fetch`` would copy."""
+    with suppress(RemoteError):
+        names = list_files(url)
+        return fingerprint(url) or " ".join(f"{name} {fingerprint(names[name])}" for name in _wanted(names))
+    return ""
+
+
+def canonical(url: str) -> str:
+    """The one name of a place, however its URL is spelled; of a file of this machine its path.
+
+    Raises:
+        RemoteError: the package for its protocol is missing.
+    """
+    with _told(url, "read"):
+        system, path = _opened(url)
+        protocol = system.protocol if isinstance(system.protocol, str) else system.protocol[0]
+        return path if protocol == "file" else f"{protocol}://{re.sub('/+', '/', path)}"
 
 
 def _opened(url: str) -> tuple[Any, str]:

@@ -17,14 +17,15 @@ from qcompress.cli.depfile import Depfile, ReadByBatch
 from qcompress.cli.guard import Talk
 from qcompress.cli.output import wanted
 from qcompress.cli.parameters import Place
-from qcompress.cli.passing import check_options, data_given, given_options, passed_on, vocabulary
-from qcompress.cli.paths import check_targets, make_folder
+from qcompress.cli.passing import check_options, given_options, passed_on, vocabulary
+from qcompress.cli.paths import check_targets, existing, make_folder
 from qcompress.cli.quantities import Bytes, Duration
 from qcompress.cli.zoo_progress import open_watcher
 from qcompress.errors import ExitCode, OutputError, UsageError
 
 if TYPE_CHECKING:
     from qcompress.zoo.discovery import Entry
+    from qcompress.zoo.inputs import Inputs
     from qcompress.zoo.jobs import Job, Summary
     from qcompress.zoo.run import BatchSettings
 
@@ -169,23 +170,23 @@ def batch(
         return ExitCode.DONE
     if job.output is None:
         raise UsageError("there is no folder for the results", "give -o OUT")
-    entries, folder = _entries(job, given)
-    check_options(entries)
-    from qcompress.zoo.jobs import Limits
-    from qcompress.zoo.run import make_jobs, run_batch
-
-    limits = Limits(engine_choice.timeout or None, engine_choice.memory_limit)
-    jobs = make_jobs(entries, job.output, folder, limits)
-    if job.dry_run:
-        _show_decisions(jobs, engine_choice.force, job, talk)
-        return ExitCode.DONE
+    if any(file.exists() and existing(job.source) and file.samefile(job.source) for file in automation_choice.files):
+        raise UsageError(f"{job.source} is also an input", "inputs are never changed; choose another name")
     with automation_choice.watch(str(job.source)):
-        if isinstance(job.output, Path):
-            make_folder(job.output)
-        check_targets(automation_choice.files, [])
-        depfile = _depfile(automation_choice, job, jobs)
+        jobs = _jobs(job, engine_choice, given, talk)
+    inputs = _inputs_of(jobs)
+    if job.dry_run:
+        _show_decisions(jobs, engine_choice.force, job, talk, inputs)
+        return ExitCode.DONE
+    if isinstance(job.output, Path):
+        make_folder(job.output)
+    check_targets(automation_choice.files, _taken(jobs, job, inputs))
+    with automation_choice.watch(str(job.source)):
+        from qcompress.zoo.run import run_batch
+
+        depfile = _depfile(automation_choice, job, jobs, inputs)
         with open_watcher(talk, job.json_progress) as watcher:
-            summary = run_batch(jobs, job.output, engine_choice.load(), watcher)
+            summary = run_batch(jobs, job.output, engine_choice.load(), watcher, inputs)
         if depfile is not None:
             depfile.write()
     automation_choice.tell_batch(summary)
@@ -195,6 +196,42 @@ def batch(
 batch.params += passed_on()
 
 
+def _jobs(job: BatchJob, engine_choice: EngineChoice, given: Mapping[str, Any], talk: Talk) -> list[Job]:
+    """One job a model, its options checked."""
+    assert job.output is not None
+    entries, folder = _entries(job, given)
+    if job.baseline is not None:
+        entries = _with_baseline(entries, job.baseline, job, talk)
+    check_options(entries)
+    from qcompress.zoo.jobs import Limits
+    from qcompress.zoo.run import make_jobs
+
+    limits = Limits(engine_choice.timeout or None, engine_choice.memory_limit)
+    return make_jobs(entries, job.output, folder, limits)
+
+
+def _inputs_of(jobs: Sequence[Job]) -> Inputs:
+    """What the jobs read, none of which any result replaces."""
+    from qcompress.zoo.inputs import Inputs
+    from qcompress.zoo.run import refuse_overwriting
+
+    inputs = Inputs()
+    refuse_overwriting(jobs, inputs)
+    return inputs
+
+
+def _taken(jobs: Sequence[Job], job: BatchJob, inputs: Inputs) -> list[Path]:
+    """Files that are read, and files of the results: nothing else may be written there."""
+    from qcompress.zoo.formats import SUMMARY_FILES
+    from qcompress.zoo.places import beside
+
+    found = existing(job.source, *(file for item in jobs for file in inputs.of(item)))
+    if isinstance(job.output, Path):
+        found += [Path(beside(item.target, name)) for item in jobs for name in item.written]
+        found += [job.output / name for name in SUMMARY_FILES]
+    return found
+
+
 def _entries(job: BatchJob, given: Mapping[str, Any]) -> tuple[list[Entry], Path]:
     """The models and the folder their commands run in."""
     from qcompress.zoo.manifest import make_entry, read_manifest, resolved
@@ -202,15 +239,30 @@ def _entries(job: BatchJob, given: Mapping[str, Any]) -> tuple[list[Entry], Path
     words = vocabulary()
     if "cost_file" in given:
         raise UsageError("one --cost-file cannot be for many models", "write cost_file for each in a manifest")
+    if isinstance(job.source, str) and job.source.endswith(".toml"):
+        raise UsageError("a manifest at a URL cannot be read", "copy it here; the models in it can be URLs")
     table = resolved(given, Path.cwd())
     if isinstance(job.source, Path) and job.source.suffix == ".toml":
-        entries = read_manifest(job.source, words, table)
-        return [_with_baseline(entry, job) for entry in entries], job.source.parent.absolute()
+        home = job.source.parent.absolute()
+        _refuse_code_of_here(table, home)
+        return read_manifest(job.source, words, table), home
     found = []
     for entry in _discovered(job):
-        own = {"data": entry.data, "eval_data": entry.eval_data} if entry.data is not None else data_given(table)
-        found.append(make_entry({**table, **own, "name": entry.name, "model": entry.model}, words, entry.name, Path.cwd()))
-    return [_with_baseline(entry, job) for entry in found], Path.cwd()
+        own = {"data": entry.data, "eval_data": entry.eval_data, "name": entry.name, "model": entry.model}
+        known = {key: value for key, value in own.items() if value is not None}
+        found.append(make_entry({**table, **known}, words, entry.name, Path.cwd()))
+    return found, Path.cwd()
+
+
+def _refuse_code_of_here(table: Mapping[str, Any], home: Path) -> None:
+    """A function named on the command line whose module lies here would not be found from the manifest's folder."""
+    from qcompress.data.functions import is_function
+    from qcompress.zoo.inputs import module_file
+
+    for key in ("data", "eval_data", "timing_data", "metric"):
+        spec = table.get(key)
+        if isinstance(spec, str) and is_function(spec) and module_file(spec, Path.cwd()) and not module_file(spec, home):
+            raise UsageError(f"{spec} would be looked for in {home}, the folder of the manifest", "put its file there")
 
 
 def _discovered(job: BatchJob) -> list[Entry]:
@@ -222,23 +274,31 @@ def _discovered(job: BatchJob) -> list[Entry]:
     return discover(job.source, job.pattern, job.output if isinstance(job.output, Path) else None)
 
 
-def _with_baseline(entry: Entry, job: BatchJob) -> Entry:
-    """The entry held against its report in an earlier batch, if it has one there and is not held against another."""
-    if job.baseline is None or "--baseline" in entry.options:
-        return entry
-    if isinstance(job.output, Path) and job.output.exists() and job.baseline.samefile(job.output):
+def _with_baseline(entries: Sequence[Entry], baseline: Path, job: BatchJob, talk: Talk) -> list[Entry]:
+    """The entries, each held against its report in an earlier batch unless a manifest says against which."""
+    if isinstance(job.output, Path) and job.output.exists() and baseline.samefile(job.output):
         raise UsageError("--baseline is the folder of the results", "keep a copy of the earlier ones elsewhere")
-    report = job.baseline.absolute() / f"{entry.name}.report.json"
-    return replace(entry, options={**entry.options, "--baseline": (str(report),)}) if report.is_file() else entry
+    reports = {entry.name: baseline.absolute() / f"{entry.name}.report.json" for entry in entries}
+    missing = [entry.name for entry in entries if "--baseline" not in entry.options and not reports[entry.name].is_file()]
+    if len(missing) == len(entries):
+        raise UsageError(f"{baseline}: there is no report of any of these models", "name the OUT of an earlier batch")
+    if missing and not talk.quiet:
+        print(f"not in {baseline}, so held against nothing: {', '.join(missing)}", file=sys.stderr)
+    return [
+        replace(entry, options={"--baseline": (str(reports[entry.name]),), **entry.options})
+        if entry.name not in missing
+        else entry
+        for entry in entries
+    ]
 
 
-def _depfile(choice: AutomationChoice, job: BatchJob, jobs: Sequence[Job]) -> Depfile | None:
+def _depfile(choice: AutomationChoice, job: BatchJob, jobs: Sequence[Job], inputs: Inputs) -> Depfile | None:
     """The rule that the summary depends on everything read, if it is asked for."""
     if choice.depfile is None:
         return None
     if not isinstance(job.output, Path):
         raise UsageError("--depfile with results at a URL: Make sees the times of files", "give -o a folder")
-    return Depfile(choice.depfile, [job.output / "summary.json", *choice.files], ReadByBatch(job.source, jobs))
+    return Depfile(choice.depfile, [job.output / "summary.json", *choice.files], ReadByBatch(job.source, jobs, inputs))
 
 
 def _write_manifest(job: BatchJob) -> None:
@@ -259,7 +319,7 @@ def _write_manifest(job: BatchJob) -> None:
     print(f"wrote {target}", file=sys.stderr)
 
 
-def _show_decisions(jobs: Sequence[Job], force: bool, job: BatchJob, talk: Talk) -> None:
+def _show_decisions(jobs: Sequence[Job], force: bool, job: BatchJob, talk: Talk, inputs: Inputs) -> None:
     """What would run and why."""
     from qcompress.report import render_table
     from qcompress.zoo.run import decide, limits_of
@@ -267,7 +327,7 @@ def _show_decisions(jobs: Sequence[Job], force: bool, job: BatchJob, talk: Talk)
 
     rows = []
     assert job.output is not None
-    for decision in decide(jobs, force, running(job.output, limits_of(jobs))):
+    for decision in decide(jobs, force, running(job.output, limits_of(jobs)), inputs):
         stands = decision.outcome is not None
         rows.append((decision.job.name, "stands" if stands else "runs", decision.reason or None, decision.job.data))
     columns = ("model", "would", "why", "data")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from contextlib import chdir, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qcompress.cli.paths import input_files, write_text
-from qcompress.errors import QcompressError, UsageError
+from qcompress.errors import UsageError
 
 if TYPE_CHECKING:
+    from qcompress.zoo.inputs import Inputs
     from qcompress.zoo.jobs import Job
 
 _ESCAPED = re.compile(r"[ #:*?\[\]]")
@@ -66,32 +66,24 @@ class ReadByBatch:
 
     source: Path | str
     jobs: Sequence[Job]
+    inputs: Inputs
 
     def paths(self) -> list[Path]:
         """Every file and folder, sorted."""
         home = Path(self.source)
         found = {home} if home.is_file() else {folder for job in self.jobs for folder in _folders(home.absolute(), job)}
         for job in self.jobs:
-            options = {flag: tuple(map(Path, values)) for flag, values in job.options.items()}
-            files = [path for flag in _FILE_OPTIONS for path in options.get(flag, ()) if path.is_file()]
-            data = (job.data, job.eval_data, *job.options.get("--timing-data", ()))
-            found |= {*files, *({Path(job.model)} if Path(job.model).is_file() else set())}
-            for part in (
-                Read((Path(job.model),)),
-                *(Read(data=(source,)) for source in data if source and "://" not in source),
-                *(Read(functions=(name,)) for name in job.options.get("--metric", ())),
-            ):
-                with suppress(QcompressError), chdir(job.folder or os.curdir):
-                    found |= {path.absolute() for path in part.paths()}
+            found |= {file.absolute() for file in self.inputs.of(job) if file.is_file()}
+            for source in (job.data, job.eval_data, *job.options.get("--timing-data", ())):
+                if source and Path(source).is_dir():
+                    folders = {file.parent for file in self.inputs.data(source, job.folder)}
+                    found |= {Path(source).absolute(), *folders}
         return sorted({_short(path) for path in found})
 
 
 def _folders(home: Path, job: Job) -> list[Path]:
     """From the model's up to the source; none at a URL."""
     return [folder for folder in Path(job.model).absolute().parents if folder.is_relative_to(home) and folder.is_dir()]
-
-
-_FILE_OPTIONS = ("--recipe", "--plan", "--cost-file", "--baseline")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """A process that has everything loaded and forks a ``qcompress`` for each command line it is sent: starting takes 10 ms, not 1 s.
 
-Requests come over a socket, one JSON object each with three file descriptors, the new process' stdin, stdout and stderr;
+Requests come over a socket: a header with three file descriptors, the new process' stdin, stdout and stderr, then a JSON object;
 answers go back as one JSON object a line: the process' number, and later its exit code. Run by the local engine of batch.
 """
 
@@ -22,8 +22,7 @@ from typing import Any
 from qcompress.cli import main
 from qcompress.cli.supervised import end_with_parent
 from qcompress.errors import ExitCode
-
-LONGEST = 1 << 20  # bytes of a request
+from qcompress.zoo.starting import HEADER
 
 
 def serve(connection: socket.socket) -> None:
@@ -40,12 +39,22 @@ def serve(connection: socket.socket) -> None:
             os.read(wake, 4096)
             _tell_ended(connection)
         if connection in ready:
-            text, descriptors, _, _ = socket.recv_fds(connection, LONGEST, 3)
-            if not text:
+            header, descriptors, _, _ = socket.recv_fds(connection, HEADER.size, 3)
+            if not header:
                 return
+            text = _received(connection, *HEADER.unpack(header))
             _tell(connection, {"started": _fork(json.loads(text), descriptors, connection)})
             for descriptor in descriptors:
                 os.close(descriptor)
+
+
+def _received(connection: socket.socket, count: int) -> bytes:
+    """So many bytes; fewer when the other end is closed."""
+    parts = []
+    while count and (part := connection.recv(min(count, 1 << 16))):
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
 
 
 def _fork(request: Mapping[str, Any], descriptors: list[int], connection: socket.socket) -> int:

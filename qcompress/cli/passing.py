@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,8 +108,3 @@ def _plain(option: click.Option, value: Any) -> Any:
     if isinstance(value, Enum | Path):
         return str(value)
     return value
-
-
-def data_given(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The data among what was given: for models that have none of their own."""
-    return {key: given[key] for key in _KINDS_OF_DATA if key in given}

@@ -80,7 +80,7 @@ def write_text(target: Path, text: str) -> None:
     """
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        part.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
+        part.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8", errors="backslashreplace")
         part.replace(target)
     except OSError as error:
         raise OutputError(f"{target}: cannot be written: {error.strerror}", "check the folder and the space left") from error
@@ -91,7 +91,7 @@ def write_text(target: Path, text: str) -> None:
 def _same(one: Path, other: Path) -> bool:
     with suppress(OSError, ValueError):  # one may not exist yet
         return one.samefile(other)
-    return one.absolute() == other.absolute()
+    return one.resolve() == other.resolve()
 
 
 def _check_writable(target: Path) -> None:

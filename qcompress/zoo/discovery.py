@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qcompress.errors import ModelError
+from qcompress.errors import ModelError, UsageError
 from qcompress.remote import join, list_files
 from qcompress.zoo.state import SCRATCH
 
@@ -31,21 +31,29 @@ def discover(folder: Path, pattern: str = PATTERN, apart_from: Path | None = Non
 
     A model's data is found in one of these, in this order: ``NAME.calib.npz`` and ``NAME.eval.npz`` beside it, a folder
     ``NAME`` beside it with ``test_data_set_*`` in it, ``test_data_set_*`` beside it. Hidden folders, ``apart_from``,
-    where results go, and results of other batches are left out.
+    where results go (when that lies in the folder), and results of other batches are left out.
 
     Raises:
         ModelError: no such folder, or no model in it.
+        UsageError: the pattern is none.
     """
     if not folder.is_dir():
         raise ModelError(f"{folder}: no such folder or manifest", "give a folder of models, or a .toml file that lists them")
     home = folder.absolute()
-    results = {marker.parent for marker in home.glob(f"**/{SCRATCH}")} | ({apart_from.absolute()} if apart_from else set())
+    results = {marker.parent for marker in home.glob(f"**/{SCRATCH}")}
+    if apart_from is not None and apart_from.resolve().is_relative_to(home.resolve()):
+        results.add(home / apart_from.resolve().relative_to(home.resolve()))
     results.discard(home)
+    try:
+        paths = sorted(home.glob(pattern))
+    except (ValueError, NotImplementedError) as error:
+        raise UsageError(f"{pattern!r} is no pattern within a folder", "write for example '**/*.onnx'") from error
     found = []
-    for path in sorted(home.glob(pattern)):
+    for path in paths:
         inside = path.relative_to(home)
         hidden = any(part.startswith(".") for part in inside.parts)
-        if hidden or not path.is_file() or any(path.is_relative_to(folder) for folder in results):
+        result = path.with_suffix(".state.json").exists() or any(path.is_relative_to(folder) for folder in results)
+        if hidden or result or not path.is_file():
             continue
         data, eval_data = data_of(path)
         found.append(Entry(inside.with_suffix("").as_posix(), str(path), data, eval_data))
@@ -62,11 +70,12 @@ def discover_at(url: str, pattern: str = PATTERN, apart_from: str = "") -> list[
         RemoteError: it cannot be listed.
     """
     files = list_files(url)
+    inner = apart_from.startswith(f"{url.rstrip('/')}/")
     found = []
     for name, place in list_files(url, pattern).items():
         stem, folder = name.removesuffix(".onnx"), name.rpartition("/")[0]
         hidden = any(part.startswith(".") for part in name.split("/"))
-        result = f"{stem}.state.json" in files or (apart_from and place.startswith(f"{apart_from.rstrip('/')}/"))
+        result = f"{stem}.state.json" in files or (inner and place.startswith(f"{apart_from.rstrip('/')}/"))
         if not hidden and not result:
             calib, evaluation = (files.get(f"{stem}.{part}.npz") for part in ("calib", "eval"))
             sets = (home for home in (stem, folder) if any(_in_sets(other, home) for other in files))

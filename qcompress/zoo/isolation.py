@@ -189,7 +189,8 @@ class Supervised:
         if outcome.status in _ENDS_WELL:
             report = from_json(found[job.report_name].read_text(encoding="utf-8"))
             report = replace(report, source=job.model, target=job.target)
-            found[job.report_name].write_text(f"{render(report, 'json')}\n", encoding="utf-8")
+            text = f"{render(report, 'json')}\n".encode("utf-8", "backslashreplace")
+            found[job.report_name].write_bytes(text)
             failed = "; ".join(gate.message for gate in report.gates if not gate.passed)
             outcome = replace(outcome, figures=figures_of(report), cause=outcome.cause or failed, notes=report.notes)
         else:
@@ -197,9 +198,9 @@ class Supervised:
         with suppress(OSError):
             if not self._log.stat().st_size:
                 del found[job.log_name]
-        ours = (job.model_name, f"{job.model_name}.data", job.report_name, job.log_name)
+        obsolete = [name for name in job.written if name not in found and name != job.state_name]
         try:
-            return replace(outcome, files=publish(found, job.target, [name for name in ours if name not in found]))
+            return replace(outcome, files=publish(found, job.target, obsolete))
         except QcompressError as error:
             return Outcome(job.name, Status.UNUSABLE, job.key, error.message, error.hint)
 

@@ -102,6 +102,11 @@ class Job:
         """File name of the outcome, which says for which key the files beside it stand."""
         return f"{PurePosixPath(self.name).name}.state.json"
 
+    @property
+    def written(self) -> tuple[str, ...]:
+        """Names of all files that may be written or removed beside the target, itself first."""
+        return self.model_name, f"{self.model_name}.data", self.report_name, self.log_name, self.state_name
+
     def arguments(self) -> list[str]:
         """The options as words of a command line, without model and output."""
         words = [] if self.data is None else [f"--data={self.data}"]
@@ -230,7 +235,7 @@ def outcome_from_json(text: str) -> Outcome:
     """Read an outcome back.
 
     Raises:
-        ValueError, KeyError, TypeError: not an outcome.
+        ValueError, KeyError, TypeError, AttributeError: not an outcome.
     """
     return _outcome(json.loads(text))
 
@@ -260,5 +265,7 @@ def _outcome(table: Mapping[str, Any]) -> Outcome:
     known = {item.name: table[item.name] for item in fields(Outcome) if item.name in table}
     figures = known.get("figures")
     kept = {item.name for item in fields(Figures)}
-    outcome = Outcome(**{**known, "status": Status(known["status"]), "notes": tuple(known.get("notes", ()))})
+    files = {str(name): str(digest) for name, digest in known.get("files", {}).items()}
+    notes = tuple(map(str, known.get("notes", ())))
+    outcome = Outcome(**{**known, "status": Status(known["status"]), "notes": notes, "files": files})
     return replace(outcome, figures=None if figures is None else Figures(**{k: v for k, v in figures.items() if k in kept}))

@@ -6,42 +6,55 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from contextlib import chdir, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qcompress.data import data_files
+from qcompress.data.functions import is_function
 from qcompress.errors import QcompressError
-from qcompress.graph import model_files
 from qcompress.pipeline import versions
 from qcompress.recipe import RECIPES
-from qcompress.remote import fingerprint, is_url, list_files
+from qcompress.remote import data_fingerprint, fingerprint, is_url, list_files
+from qcompress.zoo.inputs import CODE_OPTIONS, DATA_OPTIONS, FILE_OPTIONS, Inputs
 from qcompress.zoo.jobs import Job
 from qcompress.zoo.places import digest_file
 
-KEY_VERSION = "1"
+KEY_VERSION = "2"
 """Another one when the meaning of the parts changes, so that earlier results no longer stand."""
 
-FILE_OPTIONS = ("--recipe", "--plan", "--cost-file", "--baseline")
-"""Options that name a file whose content decides."""
-
-DATA_OPTIONS = ("--timing-data",)
-"""Options that name data."""
+NO_WEIGHTS = (
+    ".onnx",
+    ".npz",
+    ".json",
+    ".log",
+    ".md",
+    ".csv",
+    ".html",
+    ".txt",
+    ".toml",
+    ".yaml",
+    ".yml",
+    ".xml",
+    ".py",
+    ".part",
+)
+"""Ends of names of files that are no external data; at a URL nobody reads the model to see what is."""
 
 
 @dataclass(slots=True)
 class Keys:
     """Makes keys; what several models share is read once."""
 
+    inputs: Inputs = field(default_factory=Inputs)
     _files: dict[Path, str] = field(default_factory=dict)
-    _data: dict[str, str] = field(default_factory=dict)
 
     def parts(self, job: Job) -> dict[str, str]:
         """What the result of a job depends on, by name, so that a difference can be told."""
-        named = {flag: job.options[flag] for flag in (*FILE_OPTIONS, *DATA_OPTIONS) if flag in job.options}
-        read = [self._named(value) for flag in FILE_OPTIONS for value in named.get(flag, ())]
-        read += [self._dataset(value, job.folder) for flag in DATA_OPTIONS for value in named.get(flag, ())]
-        options = {flag: list(values) for flag, values in sorted(job.options.items()) if flag not in named}
+        read = [self._named(value) for flag in FILE_OPTIONS for value in job.options.get(flag, ())]
+        read += [self._dataset(value, job.folder) for flag in DATA_OPTIONS for value in job.options.get(flag, ())]
+        read += [self._dataset(value, job.folder) for flag in CODE_OPTIONS for value in job.options.get(flag, ())]
+        apart = (*FILE_OPTIONS, *DATA_OPTIONS, *CODE_OPTIONS)
+        options = {flag: list(values) for flag, values in sorted(job.options.items()) if flag not in apart}
         return {
             "model": self._model(job.model),
             "data": "" if job.data is None else self._dataset(job.data, job.folder),
@@ -52,30 +65,21 @@ class Keys:
 
     def _model(self, place: str) -> str:
         """Of the file and its external data; a file that is no model counts with its bytes, one out of reach with its name."""
-        path = Path(place)
         if is_url(place):
             with suppress(QcompressError):  # the job says what is wrong with it
                 return _model_at(place)
             return place
-        try:
-            files = model_files(path)
-        except QcompressError:
-            files = [path]
-        return self._joined(path.parent, files)
+        return self._joined(Path(place).parent, self.inputs.model(place))
 
     def _dataset(self, spec: str, folder: str) -> str:
-        """Of all files that reading the data reads; code is found from the folder the job runs in."""
+        """Of all files that reading the data, or calling the function, reads."""
         if is_url(spec):
-            return _digest([spec, fingerprint(spec)])
-        if spec not in self._data:
-            try:
-                with chdir(folder or os.curdir):
-                    files = sorted(file.absolute() for file in data_files(spec))
-            except QcompressError:  # the job says what is wrong with it
-                files = []
-            home = Path(os.path.commonpath([file.parent for file in files])) if files else Path()
-            self._data[spec] = self._joined(home, files) if files else spec
-        return self._data[spec]
+            return _digest([spec, data_fingerprint(spec)])
+        files = self.inputs.data(spec, folder)
+        if not files:
+            return spec
+        content = self._joined(Path(os.path.commonpath([file.parent for file in files])), files)
+        return _digest([spec, content]) if is_function(spec) else content
 
     def _named(self, value: str) -> str:
         """Of a file that an option names; a recipe's name stands for itself."""
@@ -87,23 +91,20 @@ class Keys:
 
     def _file(self, path: Path) -> str:
         if path not in self._files:
-            try:
-                self._files[path] = digest_file(path)
-            except OSError:
-                self._files[path] = "cannot be read"
+            self._files[path] = "cannot be read"
+            with suppress(OSError):
+                if path.is_file():  # a pipe would be waited for
+                    self._files[path] = digest_file(path)
         return self._files[path]
 
 
 def _model_at(url: str) -> str:
-    """Of a model at a URL, by what the storage says of it and of what may be its external data: the files beside it whose
-    name begins with its own, or all when there is no other model.
+    """Of a model at a URL, by what the storage says of it and of what may be its external data: every file beside it that does
+    not look like something else.
     """
     name = url.rpartition("/")[2]
     others = list_files(url.rpartition("/")[0], "*")
-    alone = sum(other.endswith(".onnx") for other in others) <= 1
-    stem = name.removesuffix(".onnx")
-    files = sorted(other for other in others if other == name or alone or other.startswith(f"{stem}."))
-    files += sorted(other for other in others if other.startswith(f"{stem}_") and not alone and not other.endswith(".onnx"))
+    files = sorted(other for other in others if other == name or not other.lower().endswith(NO_WEIGHTS))
     return _digest(word for other in files for word in (other, fingerprint(others[other])))
 
 
@@ -119,5 +120,5 @@ def _told(table: Mapping[str, str]) -> str:
 def _digest(words: Iterable[str]) -> str:
     sha = hashlib.sha256()
     for word in words:
-        sha.update(f"{len(word)}:{word}".encode())
+        sha.update(f"{len(word)}:{word}".encode("utf-8", "surrogateescape"))  # a file's name can be any bytes
     return sha.hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -80,11 +81,11 @@ def make_entry(table: Table, vocabulary: Vocabulary, where: str, home: Path) -> 
     Raises:
         RecipeError: there is no model in it, or a value of the wrong kind.
     """
-    model = table.get("model")
-    if not isinstance(model, str) or not model:
+    model = _text(table, "model", where)
+    if model is None:
         raise RecipeError(f"{where} has no model", "write model = 'file.onnx'")
     called = model.rpartition("/")[2] if is_url(model) else model
-    name = str(table.get("name") or Path(called).with_suffix(""))
+    name = _text(table, "name", where) or str(Path(called).with_suffix(""))
     if Path(name).is_absolute() and Path(name).is_relative_to(home):
         name = str(Path(name).relative_to(home))
     if Path(name).is_absolute() or not Path(name).name or ".." in Path(name).parts:
@@ -132,10 +133,10 @@ def resolved(table: Table, home: Path) -> dict[str, Any]:
     """The table with all paths absolute, as seen from ``home``."""
     found = dict(table)
     for key in ("model", "data", "eval_data", *PATHS):
-        if isinstance(found.get(key), str):
+        if isinstance(found.get(key), str) and found[key]:
             found[key] = located(found[key], home)
     recipe = table.get("recipe")
-    if isinstance(recipe, str) and not recipe.endswith(".toml") and not (home / recipe).exists():
+    if isinstance(recipe, str) and not recipe.endswith(".toml") and not Path(found["recipe"]).is_file():
         found["recipe"] = recipe  # a name, or meant to be one
     return found
 
@@ -143,8 +144,9 @@ def resolved(table: Table, home: Path) -> dict[str, Any]:
 def located(value: str, home: Path) -> str:
     """A path from ``home``; names of recipes, functions, addresses and ``random`` as they are."""
     place = home / value
-    if place.exists():
-        return str(place)
+    with suppress(OSError, ValueError):  # it may be too long for a path, or have signs that none can have
+        if place.exists():
+            return str(place)
     if value in RECIPES or value == "random" or is_url(value) or is_function(value):
         return value
     return str(place)
@@ -157,7 +159,7 @@ def manifest_text(entries: Sequence[Entry], home: Path) -> str:
         "# dashes in front: max_accuracy_drop = 0.01; limits can stand in gates = { max_accuracy_drop = 0.01 }.",
         "",
         "[defaults]",
-        'recipe = "int8"',
+        '# recipe = "int8"',
     ]
     for entry in entries:
         lines += ["", "[[models]]", f"name = {_quoted(entry.name)}", f"model = {_quoted(_seen_from(home, entry.model))}"]
@@ -197,8 +199,10 @@ def _refuse_doubles(entries: Sequence[Entry], path: Path) -> None:
 
 def _text(table: Table, key: str, where: str) -> str | None:
     value = table.get(key)
-    if value is not None and not isinstance(value, str):
-        raise RecipeError(f"{where}: {key} cannot be {value!r}", "write a path, module:function or random")
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value or any(ord(sign) < ord(" ") for sign in value):
+        raise RecipeError(f"{where}: {key} cannot be {value!r}", f"see the {key} of the models in the README")
     return value
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import filecmp
 import hashlib
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +25,21 @@ def place_in(folder: Path | str, name: str) -> str:
 def beside(target: str, name: str) -> str:
     """Where a file of that name beside the target is."""
     return remote.beside(target, name) if remote.is_url(target) else str(Path(target).with_name(name))
+
+
+def canonical(place: Path | str) -> str:
+    """The one name of a place, however it is spelled: links on the way there are followed, one that lies there is not, since a
+    result replaces it.
+
+    Raises:
+        RemoteError: the package for the protocol of a URL is missing.
+    """
+    if remote.is_url(place):
+        place = remote.canonical(str(place))
+        if remote.is_url(place):
+            return place
+    path = Path(place).absolute()
+    return str(path.parent.resolve() / path.name)
 
 
 def digest_file(path: Path) -> str:
@@ -58,7 +75,7 @@ def publish(files: Mapping[str, Path], target: str, obsolete: Iterable[str]) -> 
             if name not in files:
                 place.with_name(name).unlink(missing_ok=True)
         for name in sorted(changed, key=lambda name: name == place.name):
-            files[name].replace(place.with_name(name))
+            _move(files[name], place.with_name(name))
     except OSError as error:
         raise OutputError(f"{target}: cannot be written: {error.strerror}", "check the folder and the space left") from error
     return digests
@@ -83,11 +100,19 @@ def read_text(place: Path | str) -> str | None:
 
 
 def remove(place: Path | str) -> None:
-    """Remove a file if it is there."""
+    """Remove a file if it is there.
+
+    Raises:
+        OutputError: it is and cannot be removed.
+        RemoteError: the same at a URL.
+    """
     if remote.is_url(place):
         remote.remove(str(place))
-    else:
+        return
+    try:
         Path(place).unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{place}: cannot be removed: {error.strerror}", "check the folder") from error
 
 
 def write_text(place: Path | str, text: str, scratch: Path) -> None:
@@ -102,11 +127,11 @@ def write_text(place: Path | str, text: str, scratch: Path) -> None:
     try:
         scratch.mkdir(parents=True, exist_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", encoding="utf-8") as stream:
+        with part.open("w", encoding="utf-8", errors="backslashreplace") as stream:
             stream.write(text if text.endswith("\n") else f"{text}\n")
             stream.flush()
             os.fsync(stream.fileno())
-        part.replace(path)
+        _move(part, path)
         if remote.is_url(place):
             remote.upload(path, str(place))
             path.unlink()
@@ -115,6 +140,22 @@ def write_text(place: Path | str, text: str, scratch: Path) -> None:
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def _move(file: Path, place: Path) -> None:
+    """Put a finished file in its place, whole or not at all; the place may be on another disk."""
+    try:
+        file.replace(place)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        part = place.with_name(f".{place.name}.part")
+        try:
+            shutil.copyfile(file, part)
+            part.replace(place)
+        finally:
+            part.unlink(missing_ok=True)
+        file.unlink()
 
 
 def _upload(files: Mapping[str, Path], target: str, obsolete: Iterable[str]) -> dict[str, str]:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from qcompress.errors import QcompressError, UsageError
-from qcompress.graph import model_files
 from qcompress.pipeline import versions
 from qcompress.remote import is_url
 from qcompress.remote import size as remote_size
 from qcompress.zoo.discovery import Entry
-from qcompress.zoo.engines import ENGINES, EngineSettings
+from qcompress.zoo.engines import ENGINES, Engine, EngineSettings
+from qcompress.zoo.inputs import Inputs
 from qcompress.zoo.jobs import Event, Job, Limits, Outcome, Status, Summary
 from qcompress.zoo.keys import Keys, key_of
-from qcompress.zoo.places import place_in
+from qcompress.zoo.places import beside, canonical, place_in
 from qcompress.zoo.severity import worst_first
 from qcompress.zoo.state import State, begin_run, end_run, forget, locked, read_state, standing, write_state
 
@@ -68,17 +68,17 @@ def make_jobs(entries: Sequence[Entry], out: Path | str, folder: Path, limits: L
     """One job a model, its results under ``out`` at the place its name says; commands run in ``folder``.
 
     Raises:
-        UsageError: a result would replace a model, or two results have one place.
+        UsageError: two results have one place.
     """
     jobs = []
     taken: dict[str, str] = {}
-    models = {entry.model if is_url(entry.model) else str(Path(entry.model).absolute()) for entry in entries}
     for entry in entries:
         target = place_in(out, f"{entry.name}.onnx")
-        if target in models:
-            raise UsageError(f"{target} is also a model to compress", "choose another folder for the results")
-        if taken.setdefault(target.casefold(), entry.name) != entry.name:
-            raise UsageError(f"{entry.name} and {taken[target.casefold()]} would be one file", "give one another name")
+        if target.casefold() in taken:
+            raise UsageError(
+                f"the results of {taken[target.casefold()]} and {entry.model} would be one file", "give one another name"
+            )
+        taken[target.casefold()] = entry.model
         own = limits if entry.seconds is None else replace(limits, seconds=entry.seconds)
         jobs.append(
             Job(entry.name, entry.model, target, entry.data, entry.eval_data, entry.options, own, folder=str(folder))
@@ -86,49 +86,98 @@ def make_jobs(entries: Sequence[Entry], out: Path | str, folder: Path, limits: L
     return jobs
 
 
-def decide(jobs: Sequence[Job], force: bool = False, run: str = "") -> list[Decision]:
+def refuse_overwriting(jobs: Sequence[Job], inputs: Inputs) -> None:
+    """Make sure that no file which a job may write or remove is read by any of them, however the two are spelled.
+
+    Raises:
+        UsageError: one is.
+        RemoteError: the package for the protocol of a URL is missing.
+    """
+    written = {canonical(beside(job.target, name)) for job in jobs for name in job.written}
+    for job in jobs:
+        places: list[str | Path] = [place for place in (job.model, job.data, job.eval_data) if place and is_url(place)]
+        for place in (*places, *inputs.of(job)):
+            followed = "" if is_url(place) else str(Path(place).resolve())
+            if canonical(place) in written or followed in written:
+                raise UsageError(f"results would replace {place}, which {job.name} reads", "choose another folder for them")
+
+
+def decide(jobs: Sequence[Job], force: bool = False, run: str = "", inputs: Inputs | None = None) -> list[Decision]:
     """What would run and why; jobs get their keys and what memory they will take. ``run``: the one that goes on."""
-    keys, found = Keys(), []
+    keys, found = Keys(inputs or Inputs()), []
     for plain in jobs:
         parts = keys.parts(plain)
-        job = replace(plain, key=key_of(parts), memory=_estimated_memory(plain))
+        job = replace(plain, key=key_of(parts), memory=_estimated_memory(plain, keys.inputs))
         outcome, reason = (None, "forced") if force else standing(job, parts, run)
         found.append(Decision(job, parts, reason, outcome))
     return found
 
 
-def run_batch(jobs: Sequence[Job], out: Path | str, settings: BatchSettings, watcher: Watcher) -> Summary:
+def run_batch(
+    jobs: Sequence[Job], out: Path | str, settings: BatchSettings, watcher: Watcher, inputs: Inputs | None = None
+) -> Summary:
     """Run what has no result that stands, the largest first, and sum up all.
 
     Raises:
+        UsageError: a result would replace what a job reads.
         OutputError: another run writes to ``out``, or it cannot be written.
         QcompressError: the engine cannot run.
     """
     started = time.monotonic()
+    inputs = inputs or Inputs()
+    refuse_overwriting(jobs, inputs)
     with locked(out) as scratch:
         run = begin_run(out, limits_of(jobs))
-        decisions = decide(jobs, settings.force, run)
+        decisions = decide(jobs, settings.force, run, inputs)
         watcher.begin(decisions)
-        todo = {decision.job.name: decision for decision in decisions if decision.outcome is None}
-        order = _in_order(todo.values())
-        for decision in todo.values():
-            forget(decision.job)
         outcomes = {decision.job.name: decision.outcome for decision in decisions if decision.outcome is not None}
+        todo = {decision.job.name: decision for decision in decisions if decision.outcome is None}
         engine = ENGINES[settings.engine](
             EngineSettings(settings.jobs, settings.memory, settings.address, settings.retries, str(scratch))
         )
-        with closing(engine.run(order, watcher.heard)) as ended:
-            for outcome in ended:
-                decision = todo[outcome.name]
-                write_state(decision.job, State(decision.parts, outcome, run), scratch)
-                outcomes[outcome.name] = outcome
-                watcher.ended(outcome)
-                if settings.fail_fast and outcome.status not in (Status.DONE, Status.NOTHING):
-                    break
+        failed = settings.fail_fast and any(_is_failure(outcome) for outcome in outcomes.values())
+        for outcome in () if failed else _ended(todo, engine, watcher, scratch, run):
+            outcomes[outcome.name] = outcome
+            watcher.ended(outcome)
+            if settings.fail_fast and _is_failure(outcome):
+                break
         for name in todo.keys() - outcomes.keys():
             outcomes[name] = Outcome(name, Status.NOT_RUN, cause="the batch ended at the first failure", attempts=0)
         end_run(out)
         return Summary(worst_first(outcomes.values()), time.monotonic() - started, engine.peak, versions())
+
+
+def _ended(todo: Mapping[str, Decision], engine: Engine, watcher: Watcher, scratch: Path, run: str) -> Iterator[Outcome]:
+    """Run what is to do; each outcome when it is known and its state written down.
+
+    A model whose results cannot be written costs itself alone.
+    """
+    possible = []
+    for decision in todo.values():
+        try:
+            forget(decision.job)
+            possible.append(decision)
+        except QcompressError as error:
+            yield _unwritable(decision.job, error)
+    with closing(engine.run(_in_order(possible), watcher.heard)) as ended:
+        for outcome in ended:
+            decision = todo[outcome.name]
+            parts = decision.parts
+            if "--cost-file" in decision.job.options:  # the job may have made it, or added to it
+                parts = Keys().parts(decision.job)
+            try:
+                write_state(decision.job, State(parts, outcome, run), scratch)
+                yield outcome
+            except QcompressError as error:
+                yield _unwritable(decision.job, error)
+
+
+def _unwritable(job: Job, error: QcompressError) -> Outcome:
+    return Outcome(job.name, Status.UNUSABLE, job.key, error.message, error.hint)
+
+
+def _is_failure(outcome: Outcome) -> bool:
+    return outcome.status not in (Status.DONE, Status.NOTHING)
 
 
 def limits_of(jobs: Sequence[Job]) -> str:
@@ -146,16 +195,15 @@ def _in_order(decisions: Iterable[Decision]) -> list[Job]:
     return [decision.job for decision in sorted(decisions, key=rank)]
 
 
-def _estimated_memory(job: Job) -> int:
+def _estimated_memory(job: Job, inputs: Inputs) -> int:
     """Bytes the job will take: as many as last time, else by the size of the model."""
     state = read_state(job)
     if state is not None and state.outcome.peak:
         return state.outcome.peak
-    try:
+    size = 0
+    with suppress(OSError, QcompressError):
         if is_url(job.model):
             size = remote_size(job.model) or 0
         else:
-            size = sum(file.stat().st_size for file in model_files(Path(job.model)))
-    except (OSError, QcompressError):
-        size = 0
+            size = sum(file.stat().st_size for file in inputs.model(job.model))
     return BASE_MEMORY + int(MEMORY_FACTOR * size)

@@ -6,6 +6,7 @@ import json
 import os
 import select
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,9 @@ PYTHON = (sys.executable, "-P", "-X", "faulthandler")
 
 CAN_FORK = sys.platform == "linux"
 """Elsewhere libraries do not survive a fork."""
+
+HEADER = struct.Struct("!Q")
+"""What comes with the descriptors of a request: the bytes of its text, which follows; a stream cuts long ones in parts."""
 
 PATIENCE_SECONDS = 0.5
 """Between looks at whether a nursery that is waited for was closed."""
@@ -81,7 +85,9 @@ class Nursery:
         try:
             request = {"words": list(order.words), "folder": order.folder, "environment": dict(order.own)}
             with suppress(OSError):
-                socket.send_fds(connection, [json.dumps(request).encode()], [their_in, their_out, log.fileno()])
+                text = json.dumps(request).encode()
+                socket.send_fds(connection, [HEADER.pack(len(text))], [their_in, their_out, log.fileno()])
+                connection.sendall(text)
                 while not self._started and not self._gone:
                     self._listen(PATIENCE_SECONDS)
         finally:

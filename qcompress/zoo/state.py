@@ -38,7 +38,7 @@ class State:
 def scratch_of(out: Path | str) -> Path:
     """The folder for what is unfinished; that of results at a URL is one of this machine."""
     if not is_url(out):
-        return Path(out) / SCRATCH
+        return Path(out).absolute() / SCRATCH  # jobs run in other folders
     name = hashlib.sha256(str(out).rstrip("/").encode()).hexdigest()[:16]
     owner = os.getuid() if hasattr(os, "getuid") else 0
     return Path(tempfile.gettempdir()) / f"qcompress-{owner}" / name
@@ -71,7 +71,11 @@ def write_state(job: Job, state: State, scratch: Path) -> None:
 
 
 def forget(job: Job) -> None:
-    """Say that what lies in the place of the results does not stand, before any of it is replaced."""
+    """Say that what lies in the place of the results does not stand, before any of it is replaced.
+
+    Raises:
+        OutputError, RemoteError: the folder cannot be written.
+    """
     remove(state_path(job))
 
 

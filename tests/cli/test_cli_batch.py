@@ -221,6 +221,8 @@ def test_a_manifest_is_written_once_and_a_dry_run_says_why(tmp_path: Path, capsy
         (["-o", "out", "--memory-limit=much"], click.UsageError, "not a size"),
         (["-o", "out", "--timeout=soon"], click.UsageError, "not a time"),
         (["-o", "out", "--pattern=*.ort"], QcompressError, "there is no"),
+        (["-o", "out", "--pattern="], UsageError, "no pattern"),
+        (["-o", "out", "--pattern=/models/*.onnx"], UsageError, "no pattern"),
     ],
 )
 def test_mistakes_are_told_before_the_work(words, error, message, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -252,3 +254,120 @@ def test_a_model_without_weights_is_told_before_its_data_is_read(tmp_path: Path)
     path.write_bytes(onnx.parser.parse_model(text).SerializeToString())
     with pytest.raises(NothingToCompressError, match="no weight can be compressed"):
         in_process("compress", path, "-o", tmp_path / "out.onnx", "--data", tmp_path / "missing.npz")
+
+
+QUICK = ("--mode=weights", "--no-latency", "--format=json", "-q")
+
+
+def test_a_manifest_elsewhere_and_results_named_from_here(tmp_path: Path, command: Command):
+    make_zoo(tmp_path / "models", 1)
+    done = command("batch", "models/zoo.toml", "-o", "out", *QUICK, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "out" / "group0" / "model000.onnx").exists()
+
+
+def test_options_as_long_as_they_may_be(tmp_path: Path, command: Command):
+    manifest = make_zoo(tmp_path / "zoo", 2)
+    names = [f"layer/{number:04}/with/a/long/name/MatMul" for number in range(4000)]
+    text = manifest.read_text().replace(
+        'name = "group0/model000"', f'name = "group0/model000"\nexclude = {json.dumps(names)}'
+    )
+    manifest.write_text(text)
+    done = command("batch", manifest, "-o", tmp_path / "out", "--jobs=2", *QUICK)
+    outcomes = by_name(summary_from_json(done.stdout))
+    assert "no layer is called 'layer/0000" in outcomes["group0/model000"].cause
+    assert outcomes["group1/model001"].status is Status.DONE
+
+
+def test_a_place_that_cannot_be_written_costs_its_model_alone(tmp_path: Path, command: Command):
+    manifest, out = make_zoo(tmp_path / "zoo", 2), tmp_path / "out"
+    out.mkdir()
+    (out / "group0").touch()
+    done = command("batch", manifest, "-o", out, *QUICK)
+    assert done.returncode == ExitCode.GATE_FAILED, done.stderr
+    outcomes = by_name(summary_from_json(done.stdout))
+    assert outcomes["group0/model000"].status is Status.UNUSABLE
+    assert "group0" in outcomes["group0/model000"].cause
+    assert outcomes["group1/model001"].status is Status.DONE
+
+
+def test_code_that_crashes_costs_its_model_alone(tmp_path: Path, command: Command):
+    manifest = make_zoo(tmp_path / "zoo", 1, ("abort",))
+    (manifest.parent / "trouble.py").write_text("import os\n\nos.abort()\n")
+    done = command("batch", manifest, "-o", tmp_path / "out", "--depfile", tmp_path / "zoo.d", *QUICK)
+    assert done.returncode == ExitCode.GATE_FAILED, done.stderr
+    outcomes = by_name(summary_from_json(done.stdout))
+    assert [outcomes[name].status for name in ("group0/model000", "abort0")] == [Status.DONE, Status.CRASHED]
+    assert "trouble.py" in (tmp_path / "zoo.d").read_text()
+
+
+def test_data_for_evaluation_counts_by_itself(tmp_path: Path, command: Command):
+    make_model(tmp_path / "models", "a", 0)
+    (tmp_path / "models" / "a.calib.npz").rename(tmp_path / "models" / "a.eval.npz")
+    done = command("batch", tmp_path / "models", "-o", tmp_path / "out", *QUICK)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out" / "a.report.json").read_text())
+    assert report["data"]["evaluation"].endswith("a.eval.npz")
+    assert report["accuracy"]["drop"]
+
+
+def test_results_may_lie_above_the_models(tmp_path: Path, command: Command):
+    make_model(tmp_path / "models", "a", 0)
+    done = command("batch", "models", "-o", ".", *QUICK, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a.onnx").exists()
+
+
+def test_a_baseline_that_holds_nothing_is_refused(tmp_path: Path, command: Command):
+    make_model(tmp_path / "models", "a", 0)
+    words = ("batch", tmp_path / "models", "-o")
+    assert command(*words, tmp_path / "first", *QUICK).returncode == 0
+    (tmp_path / "empty").mkdir()
+    refused = command(*words, tmp_path / "out", "--baseline", tmp_path / "empty", *QUICK)
+    assert refused.returncode == ExitCode.USAGE
+    assert "no report of any of these models" in refused.stderr
+    make_model(tmp_path / "models", "b", 1)
+    done = command(*words, tmp_path / "out", "--baseline", tmp_path / "first", *QUICK[:-1])
+    assert done.returncode == 0, done.stderr
+    assert "held against nothing: b" in done.stderr
+
+
+def test_a_cost_file_that_a_run_has_made_is_not_a_change(tmp_path: Path, command: Command):
+    make_model(tmp_path, "a", 0)
+    manifest = tmp_path / "zoo.toml"
+    manifest.write_text('[[models]]\nmodel = "a.onnx"\ndata = "a.calib.npz"\ncost_file = "a.costs.json"\neffort = "quick"\n')
+    for reused in (False, True):
+        done = command("batch", manifest, "-o", tmp_path / "out", "--format=json", "-q")
+        assert [outcome.reused for outcome in summary_from_json(done.stdout).outcomes] == [reused], done.stderr
+    assert (tmp_path / "a.costs.json").exists()
+
+
+def test_fail_fast_ends_at_a_failure_that_stands(tmp_path: Path, command: Command):
+    make_model(tmp_path / "models", "a", 0)
+    words = ("batch", tmp_path / "models", "-o", tmp_path / "out", "--max-size-ratio=0.01", *QUICK)
+    assert command(*words).returncode == ExitCode.GATE_FAILED
+    make_model(tmp_path / "models", "b", 1)
+    outcomes = by_name(summary_from_json(command(*words, "--fail-fast").stdout))
+    assert [outcomes[name].status for name in "ab"] == [Status.GATE_FAILED, Status.NOT_RUN]
+
+
+@pytest.mark.parametrize("name", ["zoo.toml", "a.onnx", "a.calib.npz", "../out/a.onnx", "../out/summary.json"])
+@pytest.mark.parametrize("option", ["--junit", "--depfile"])
+def test_files_for_other_programs_replace_nothing(name: str, option: str, tmp_path: Path):
+    model = make_model(tmp_path / "zoo", "a", 0)
+    (tmp_path / "zoo" / "zoo.toml").write_text('[[models]]\nmodel = "a.onnx"\ndata = "a.calib.npz"\n')
+    with pytest.raises(UsageError, match="is also an input"):
+        in_process("batch", model.with_name("zoo.toml"), "-o", tmp_path / "out", option, tmp_path / "zoo" / name)
+    onnx.checker.check_model(model)
+
+
+def test_a_batch_that_fails_before_it_begins_tells_ci(tmp_path: Path):
+    (tmp_path / "zoo.toml").write_text("[[models]]\nmodle = 'a.onnx'\n")
+    with pytest.raises(RecipeError, match="modle"):
+        in_process("batch", tmp_path / "zoo.toml", "-o", tmp_path / "out", "--junit", tmp_path / "junit.xml")
+    assert "modle" in (tmp_path / "junit.xml").read_text()
+    data = tmp_path / "data.npz"
+    data.write_bytes(b"PK")
+    with pytest.raises(RecipeError, match="modle"):
+        in_process("batch", tmp_path / "zoo.toml", "-o", tmp_path / "out", "--junit", data)
+    assert data.read_bytes() == b"PK"  # it was not known yet whether this is an input

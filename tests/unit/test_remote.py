@@ -71,7 +71,8 @@ def test_a_fingerprint_changes_with_the_content(url: str, file: Path) -> None:
     remote.upload(file, place)
     first = remote.fingerprint(place)
     assert first == remote.fingerprint(place) != ""
-    assert remote.fingerprint(url) == f"a {first}"
+    assert remote.data_fingerprint(url) == f"a {first}"
+    assert remote.data_fingerprint(place) == first
     file.write_text("other content")
     remote.upload(file, place)
     assert remote.fingerprint(place) != first

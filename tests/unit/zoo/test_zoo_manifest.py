@@ -111,6 +111,10 @@ def test_a_switch_of_the_command_line_replaces_its_opposite_in_the_defaults(tmp_
         ("[[models]]\nmodel = 'a.onnx'\nseed = true", "seed cannot be True"),
         ("[[models]]\nmodel = 'a.onnx'\ntimeout = 'long'", "timeout cannot be 'long'"),
         ("[[models]]\nmodel = 'a.onnx'\nname = '../a'", "not a name"),
+        ("[[models]]\nmodel = 'a.onnx'\nname = 5", "name cannot be 5"),
+        ("[[models]]\nmodel = 'a.onnx'\nname = ''", "name cannot be ''"),
+        ("[[models]]\nmodel = 'a.onnx'\ndata = ''", "data cannot be ''"),
+        ('[[models]]\nmodel = "a\\u0000.onnx"', "model cannot be"),
         ("[[models]]\nmodel = 'a.onnx'\n[[models]]\nmodel = 'a.onnx'", "two models are called 'a'"),
         ("[defaults]\nmodels = 1\n[[models]]\nmodel = 'a.onnx'", "unknown key 'models'"),
     ],
@@ -122,6 +126,11 @@ def test_mistakes_are_told_with_their_place(tmp_path, text, message):
 
     assert re.search(message, str(raised.value), re.DOTALL), str(raised.value)
     assert "zoo.toml" in str(raised.value)
+
+
+def test_a_name_too_long_for_a_file_is_the_jobs_trouble(tmp_path):
+    (found,) = read_manifest(written(tmp_path, f"[[models]]\nname = 'a'\nmodel = '{'a' * 400}.onnx'"), WORDS, {})
+    assert found.model == str(tmp_path / f"{'a' * 400}.onnx")
 
 
 def test_a_missing_manifest_is_told(tmp_path):
@@ -177,4 +186,4 @@ def test_a_written_manifest_lists_what_was_found(tmp_path):
     path = written(tmp_path, manifest_text(found, tmp_path))
     again = read_manifest(path, WORDS, {})
     assert [(item.name, item.model, item.data) for item in again] == [(item.name, item.model, item.data) for item in found]
-    assert all(item.options == {"--recipe": ("int8",)} for item in again)
+    assert all(not item.options for item in again)  # what runs from a list is what ran from the folder

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from many_models import make_model
 
-from qcompress.errors import OutputError
+from qcompress.errors import OutputError, UsageError
+from qcompress.zoo.discovery import Entry
+from qcompress.zoo.inputs import Inputs
 from qcompress.zoo.jobs import (
     Event,
     Figures,
@@ -28,8 +32,19 @@ from qcompress.zoo.jobs import (
 from qcompress.zoo.keys import Keys, key_of
 from qcompress.zoo.places import digest_file, publish
 from qcompress.zoo.quiet import Quiet
-from qcompress.zoo.run import decide, make_jobs
-from qcompress.zoo.state import SCRATCH, State, begin_run, end_run, locked, running, standing, state_path, write_state
+from qcompress.zoo.run import decide, make_jobs, refuse_overwriting
+from qcompress.zoo.state import (
+    SCRATCH,
+    State,
+    begin_run,
+    end_run,
+    locked,
+    read_state,
+    running,
+    standing,
+    state_path,
+    write_state,
+)
 
 FIGURES = Figures(1000, 250, speedup=1.5, drop=0.01, drop_of="accuracy")
 
@@ -177,18 +192,104 @@ def test_forced_jobs_run_whatever_stands(job: Job):
 
 
 def test_results_go_where_the_names_say_and_never_over_a_model(tmp_path: Path):
-    from qcompress.errors import UsageError
-    from qcompress.zoo.discovery import Entry
-
     entries = [Entry("deep/a", str(tmp_path / "a.onnx"), seconds=3.0), Entry("b", str(tmp_path / "b.onnx"))]
     first, second = make_jobs(entries, tmp_path / "out", tmp_path, Limits(9.0, 5))
     assert first.target == str(tmp_path / "out" / "deep" / "a.onnx")
     assert (first.report_name, first.log_name) == ("a.report.json", "a.log")
     assert (first.limits, second.limits) == (Limits(3.0, 5), Limits(9.0, 5))
-    with pytest.raises(UsageError, match="also a model"):
-        make_jobs(entries, tmp_path, tmp_path, Limits())
-    with pytest.raises(UsageError, match="one file"):
-        make_jobs([Entry("B", "/x.onnx"), Entry("b", "/y.onnx")], tmp_path / "out", tmp_path, Limits())
+    for others in (("B", "b"), ("a", "a")):
+        pair = [Entry(name, f"/{place}.onnx") for name, place in zip(others, "xy", strict=True)]
+        with pytest.raises(UsageError, match="one file"):
+            make_jobs(pair, tmp_path / "out", tmp_path, Limits())
+
+
+@pytest.mark.parametrize(
+    ("model", "out"),
+    [
+        ("zoo/a.onnx", "zoo"),
+        ("zoo/a.onnx", "link"),
+        ("zoo/a.onnx", "zoo/deep/.."),
+        ("link/a.onnx", "zoo"),
+        ("file://{}/zoo/a.onnx", "zoo"),
+        ("zoo/a.onnx", "file://{}/zoo"),
+        ("file://{}/zoo/a.onnx", "file://{}//zoo"),
+        ("memory://zoo/a.onnx", "memory://zoo/"),
+        ("zoo/other.onnx", "zoo"),
+    ],
+)
+def test_no_result_replaces_what_is_read_however_it_is_spelled(model: str, out: str, tmp_path: Path):
+    pytest.importorskip("fsspec")
+    (tmp_path / "zoo" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("zoo")
+    text = "<ir_version: 8, opset_import: ['': 17]> net (float[4] x) => (float[4] y) { y = Add (x, w) }".replace("'", '"')
+    proto = onnx.parser.parse_model(text)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(4, np.float32), "w"))
+    onnx.save(proto, tmp_path / "zoo" / "a.onnx")
+    onnx.save(  # its weights lie where those of a.onnx would
+        proto, tmp_path / "zoo" / "other.onnx", save_as_external_data=True, size_threshold=0, location="a.onnx.data"
+    )
+
+    def place(text: str) -> str:
+        return text.format(tmp_path) if "://" in text else str(tmp_path / text)
+
+    (one,) = make_jobs([Entry("a", place(model))], place(out), tmp_path, Limits())
+    with pytest.raises(UsageError, match="would replace"):
+        refuse_overwriting([one], Inputs())
+    refuse_overwriting([replace(one, target=str(tmp_path / "elsewhere" / "a.onnx"))], Inputs())
+
+
+def test_the_key_knows_the_function_and_its_code_alone(job: Job, tmp_path: Path):
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.py").write_text("def small():\n    yield {}\n\n\ndef large():\n    yield {}\n")
+    one = replace(job, data="first:small", folder=str(tmp_path))
+    parts = Keys().parts(one)
+    assert parts["data"] != Keys().parts(replace(one, data="first:large"))["data"]
+    scored = replace(one, options={"--metric": ("second:large",)})
+    keys = Keys()
+    assert keys.parts(one) == parts
+    before = keys.parts(scored)["options"]
+    (tmp_path / "second.py").write_text("def large():\n    return 1\n")
+    assert Keys().parts(scored)["options"] != before
+    assert Keys().parts(one) == parts
+
+
+@pytest.mark.parametrize(
+    "code", ["import os; os.abort()", "import time; time.sleep(1000)", "1 / 0", "import sys; sys.exit(0)"]
+)
+def test_code_that_cannot_be_imported_counts_with_its_own_file(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("qcompress.zoo.inputs.CODE_SECONDS", 3)
+    (tmp_path / "bad.py").write_text(code)
+    assert Inputs().data("bad:feeds", str(tmp_path)) == (tmp_path / "bad.py",)
+
+
+def test_a_pipe_is_no_model_and_nobody_waits_for_it(job: Job, tmp_path: Path):
+    os.mkfifo(tmp_path / "a.onnx")
+    assert Keys().parts(replace(job, model=str(tmp_path / "a.onnx")))["model"]
+
+
+def test_names_can_be_any_bytes(job: Job, tmp_path: Path):
+    name = os.fsdecode(b"\xff.onnx")
+    (tmp_path / name).write_bytes(b"no model")
+    one = replace(job, model=str(tmp_path / name))
+    assert Keys().parts(one)["model"]
+    state = State({"model": name}, Outcome(name, Status.DONE), "run")
+    write_state(one, state, tmp_path / "scratch")
+    assert read_state(one) == state
+
+
+def test_a_result_goes_to_another_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    source, real = tmp_path / "m.onnx", Path.replace
+    source.write_bytes(b"one")
+
+    def replace_on_one_disk(self: Path, target: Path) -> Path:
+        if self.parent != target.parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace_on_one_disk)
+    publish({"m.onnx": source}, str(tmp_path / "out" / "m.onnx"), [])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["m.onnx"]
+    assert (tmp_path / "out" / "m.onnx").read_bytes() == b"one"
 
 
 def test_publishing_leaves_equal_files_alone_and_removes_the_obsolete(tmp_path: Path):
