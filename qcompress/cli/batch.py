@@ -50,7 +50,9 @@ job_options = shared.bundle(
     click.argument("source", type=Place(), metavar="SOURCE"),
     click.option("-o", "--output", type=Place(), metavar="OUT", help="Folder of the results, or its URL."),
     click.option("--pattern", default="**/*.onnx", show_default=True, metavar="GLOB", help="Models in a folder."),
-    click.option("--init", is_flag=True, help="Write SOURCE/zoo.toml, a list of the models found there, and stop."),
+    click.option(
+        "--init", is_flag=True, help="Write SOURCE/zoo.toml, a list of the models found there and of the options, and stop."
+    ),
     click.option("--dry-run", is_flag=True, help="Say what would run and why, and stop."),
     click.option(
         "--baseline",
@@ -166,7 +168,7 @@ def batch(
     All options below --depfile are those of compress, for every model; a manifest can have others for each.
     """
     if job.init:
-        _write_manifest(job)
+        _write_manifest(job, given)
         return ExitCode.DONE
     if job.output is None:
         raise UsageError("there is no folder for the results", "give -o OUT")
@@ -301,14 +303,16 @@ def _depfile(choice: AutomationChoice, job: BatchJob, jobs: Sequence[Job], input
     return Depfile(choice.depfile, [job.output / "summary.json", *choice.files], ReadByBatch(job.source, jobs, inputs))
 
 
-def _write_manifest(job: BatchJob) -> None:
+def _write_manifest(job: BatchJob, given: Mapping[str, Any]) -> None:
     from qcompress.zoo.discovery import discover
-    from qcompress.zoo.manifest import FILE_NAME, manifest_text
+    from qcompress.zoo.manifest import FILE_NAME, manifest_text, resolved
 
+    if job.dry_run:
+        raise UsageError("--init writes a list, --dry-run writes nothing", "leave one of the two away")
     if isinstance(job.source, str) or isinstance(job.output, str):
         raise UsageError("--init writes into a folder of this machine", "list models at URLs in a zoo.toml of your own")
     target = job.source / FILE_NAME
-    text = manifest_text(discover(job.source, job.pattern, job.output), job.source)
+    text = manifest_text(discover(job.source, job.pattern, job.output), job.source, resolved(given, Path.cwd()))
     try:
         with target.open("x", encoding="utf-8") as stream:
             stream.write(text)

@@ -85,6 +85,11 @@ def check_options(entries: Iterable[Entry]) -> None:
             compress.make_context("compress", [entry.model, "--output=model.onnx", *words])
         except click.UsageError as error:
             raise UsageError(f"{entry.name}: {error.format_message()}", "see qcompress compress --help") from error
+        if "--min-speedup" in entry.options and "--no-latency" in entry.options:
+            raise UsageError(
+                f"{entry.name}: a speed-up that is not measured cannot be checked",
+                "leave --no-latency or --min-speedup away",
+            )
         for recipe in entry.options.get("--recipe", ()):
             load_recipe(recipe)
 

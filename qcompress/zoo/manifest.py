@@ -152,14 +152,14 @@ def located(value: str, home: Path) -> str:
     return str(place)
 
 
-def manifest_text(entries: Sequence[Entry], home: Path) -> str:
-    """A manifest of the models found in a folder, to be edited."""
+def manifest_text(entries: Sequence[Entry], home: Path, defaults: Table) -> str:
+    """A manifest of the models found in a folder, to be edited; ``defaults``: options of all."""
     lines = [
         "# Models for `qcompress batch`. Paths are seen from this file. A key is an option of `qcompress compress` without the",
         "# dashes in front: max_accuracy_drop = 0.01; limits can stand in gates = { max_accuracy_drop = 0.01 }.",
         "",
         "[defaults]",
-        '# recipe = "int8"',
+        *(f"{key} = {_toml(value)}" for key, value in defaults.items()),
     ]
     for entry in entries:
         lines += ["", "[[models]]", f"name = {_quoted(entry.name)}", f"model = {_quoted(_seen_from(home, entry.model))}"]
@@ -227,6 +227,11 @@ def _key(flag: str) -> str:
 def _seen_from(home: Path, path: str) -> str:
     place = Path(path)
     return place.relative_to(home.absolute()).as_posix() if place.is_relative_to(home.absolute()) else path
+
+
+def _toml(value: Any) -> str:
+    """A plain value as TOML writes it, which for all but text is how JSON does."""
+    return _quoted(value) if isinstance(value, str) else json.dumps(value)
 
 
 def _quoted(text: str) -> str:

@@ -146,3 +146,10 @@ def test_a_baseline_is_never_overwritten(words: list[str], tmp_path: Path, comma
     assert done.returncode == 2
     assert "is also an input" in done.stderr
     assert report.read_text() == "kept"
+
+
+def test_no_junit_of_a_failure_replaces_an_input(words: list[str], mlp: Sample, command: Run) -> None:
+    for file in (mlp.model, mlp.calib):
+        before = file.read_bytes()
+        assert command(*words, "--junit", file).returncode == 2
+        assert file.read_bytes() == before

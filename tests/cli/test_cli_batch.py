@@ -204,6 +204,8 @@ def test_a_manifest_is_written_once_and_a_dry_run_says_why(tmp_path: Path, capsy
     in_process("batch", tmp_path, "--init")
     with pytest.raises(UsageError, match="there already"):
         in_process("batch", tmp_path, "--init")
+    with pytest.raises(UsageError, match="writes nothing"):
+        in_process("batch", tmp_path, "--init", "--dry-run")
     in_process("batch", tmp_path / "zoo.toml", "-o", tmp_path / "out", "--dry-run", "--format=json")
     (row,) = json.loads(capsys.readouterr().out)
     assert row["model"] == "deep/a"
@@ -222,6 +224,7 @@ def test_a_manifest_is_written_once_and_a_dry_run_says_why(tmp_path: Path, capsy
         (["-o", "out", "--timeout=soon"], click.UsageError, "not a time"),
         (["-o", "out", "--pattern=*.ort"], QcompressError, "there is no"),
         (["-o", "out", "--pattern="], UsageError, "no pattern"),
+        (["-o", "out", "--min-speedup=1.2", "--no-latency"], UsageError, "not measured"),
         (["-o", "out", "--pattern=/models/*.onnx"], UsageError, "no pattern"),
     ],
 )

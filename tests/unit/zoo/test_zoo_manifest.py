@@ -9,7 +9,7 @@ import pytest
 from qcompress.cli.passing import vocabulary
 from qcompress.errors import ModelError, RecipeError
 from qcompress.zoo.discovery import discover
-from qcompress.zoo.manifest import manifest_text, read_manifest
+from qcompress.zoo.manifest import manifest_text, options_of, read_manifest
 
 WORDS = vocabulary()
 
@@ -183,7 +183,10 @@ def test_a_written_manifest_lists_what_was_found(tmp_path):
     model(tmp_path / "deep" / 'with "quotes".onnx')
     model(tmp_path / "a.onnx").with_name("a.calib.npz").touch()
     found = discover(tmp_path)
-    path = written(tmp_path, manifest_text(found, tmp_path))
+    path = written(tmp_path, manifest_text(found, tmp_path, {}))
     again = read_manifest(path, WORDS, {})
     assert [(item.name, item.model, item.data) for item in again] == [(item.name, item.model, item.data) for item in found]
     assert all(not item.options for item in again)  # what runs from a list is what ran from the folder
+    given = {"recipe": "int4", "latency": False, "exclude": ["a", "b"], "max_accuracy_drop": 0.02, "seed": 3}
+    path.write_text(manifest_text(found, tmp_path, given))
+    assert all(item.options == options_of(given, WORDS, "") for item in read_manifest(path, WORDS, {}))
