@@ -74,11 +74,12 @@ class Nursery:
     _text: bytes = b""
     _started: list[int] = field(default_factory=list)
     _codes: dict[int, int] = field(default_factory=dict)
-    _gone: bool = False
+    gone: bool = False
+    """Whether it has ended, and all that ran with it; what is started then is a new interpreter."""
 
     def start(self, order: Order, log: IO[bytes]) -> Process:
         """Fork a process; where that is not possible, a new interpreter."""
-        if not CAN_FORK or self._gone:
+        if not CAN_FORK or self.gone:
             return start(order, log)
         connection = self._open()
         (their_in, stdin), (stdout, their_out) = os.pipe(), os.pipe()
@@ -88,14 +89,14 @@ class Nursery:
                 text = json.dumps(request).encode()
                 socket.send_fds(connection, [HEADER.pack(len(text))], [their_in, their_out, log.fileno()])
                 connection.sendall(text)
-                while not self._started and not self._gone:
+                while not self._started and not self.gone:
                     self._listen(PATIENCE_SECONDS)
         finally:
             os.close(their_in)
             os.close(their_out)
         pipes = os.fdopen(stdin, "wb"), os.fdopen(stdout, "rb")
         if not self._started:
-            self._gone = True
+            self.gone = True
             for pipe in pipes:
                 pipe.close()
             return start(order, log)
@@ -104,9 +105,9 @@ class Nursery:
     def code_of(self, number: int, blocking: bool = False) -> int | None:
         """The exit code of a forked process, None while it runs; all that run end with a nursery that dies."""
         self._listen()
-        while blocking and number not in self._codes and not self._gone:
+        while blocking and number not in self._codes and not self.gone:
             self._listen(PATIENCE_SECONDS)
-        return self._codes.get(number, -9 if self._gone else None)
+        return self._codes.get(number, -9 if self.gone else None)
 
     def close(self) -> None:
         """End it."""
@@ -115,7 +116,7 @@ class Nursery:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-        self._connection, self._process, self._gone = None, None, True
+        self._connection, self._process, self.gone = None, None, True
 
     def _open(self) -> socket.socket:
         if self._connection is None:
@@ -134,7 +135,7 @@ class Nursery:
 
     def _listen(self, seconds: float = 0.0) -> None:
         """Read the answers that have come, or come within so many seconds."""
-        if self._connection is None or self._gone:
+        if self._connection is None or self.gone:
             return
         try:
             if not select.select([self._connection], [], [], seconds)[0]:
@@ -142,7 +143,7 @@ class Nursery:
             block = self._connection.recv(1 << 16)
         except (OSError, ValueError):  # closed meanwhile
             block = b""
-        self._gone = not block
+        self.gone = not block
         *lines, self._text = (self._text + block).split(b"\n")
         for line in lines:
             answer = json.loads(line)

@@ -30,8 +30,8 @@ class LocalEngine:
     """Runs every job under supervision in this process' own loop.
 
     A job starts when its estimated memory fits beside what the others take or will take. When all together take more than the
-    limit, the one furthest above its estimate is ended and started again later, alone; a job that is alone and takes more than
-    the limit is out of memory.
+    limit, the one furthest above its estimate is ended and started again when what it took by then fits, the second time alone;
+    a job that is alone and takes more than the limit is out of memory.
     """
 
     settings: EngineSettings
@@ -50,10 +50,12 @@ class LocalEngine:
         try:
             while waiting or alone or self._running:
                 self._start(waiting, alone, _Room(limit, at_once, threads), listen)
-                yield from self._look(listen)
+                yield from self._look(waiting, listen)
                 for job in self._relieve(limit):
-                    alone.append(job)
-                    listen(Event(job.name, Kind.RETRIED, text="memory was short; started again when it has it for itself"))
+                    again = self._attempts[job.name] > 1
+                    (alone if again else waiting).append(job)
+                    when = "it has it for itself" if again else "there is more"
+                    listen(Event(job.name, Kind.RETRIED, text=f"memory was short; started again when {when}"))
                 time.sleep(POLL_SECONDS)
         finally:
             for item in self._running:
@@ -80,11 +82,17 @@ class LocalEngine:
         assert self._nursery is not None
         self._running.append(Supervised(job, Path(self.settings.scratch), threads, self._nursery.start))
 
-    def _look(self, listen: Listener) -> Iterator[Outcome]:
+    def _look(self, waiting: deque[Job], listen: Listener) -> Iterator[Outcome]:
+        """The outcomes of those that have ended; jobs that died with what they were forked from wait again, once."""
+        assert self._nursery is not None
         for item in list(self._running):
             outcome = item.poll(listen)
             if outcome is not None:
                 self._running.remove(item)
+                if outcome.status is Status.CRASHED and self._nursery.gone and self._attempts[item.job.name] == 1:
+                    waiting.appendleft(item.job)
+                    listen(Event(item.job.name, Kind.RETRIED, text="the process that starts all others died; started again"))
+                    continue
                 listen(Event(item.job.name, Kind.ENDED, text=outcome.status))
                 yield replace(outcome, attempts=self._attempts[item.job.name])
 

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,56 @@ def test_jobs_that_do_not_fit_together_run_one_after_the_other(tmp_path: Path):
     assert [event.kind for event in heard if event.kind in (Kind.STARTED, Kind.ENDED)] == [Kind.STARTED, Kind.ENDED] * 2
     assert 0 < engine.peak < 10 << 30
     assert list((tmp_path / "scratch").iterdir()) == []
+
+
+HEAVY = """
+import time
+
+import numpy as np
+
+
+KEPT = []
+
+
+def heavy():
+    if not KEPT:
+        KEPT.append(np.ones(75_000_000))  # 600 MB, touched
+        time.sleep(2.0)
+    yield {"x": np.zeros((16, WIDTH), np.float32) + KEPT[0][0]}
+"""
+
+
+def slow_jobs(folder: Path, count: int) -> list[Job]:
+    found = []
+    for index, job in enumerate(jobs(folder, count)):
+        (folder / f"heavy{index}.py").write_text(HEAVY.replace("WIDTH", str(16 + 4 * index)))
+        found.append(replace(job, data=f"heavy{index}:heavy", folder=str(folder), memory=100_000_000))
+    return found
+
+
+def test_when_memory_is_short_one_waits_for_the_other(tmp_path: Path):
+    limit = tree_memory(os.getpid()) + 1_300_000_000
+    engine = ENGINES["local"](EngineSettings(jobs=2, memory=limit, scratch=str(tmp_path / "scratch")))
+    heard: list[Event] = []
+    outcomes = list(engine.run(slow_jobs(tmp_path, 2), heard.append))
+    assert [(outcome.status, outcome.cause) for outcome in outcomes] == [(Status.DONE, "")] * 2
+    assert [outcome.attempts for outcome in outcomes] == [1, 2]
+    assert [event.text for event in heard if event.kind is Kind.RETRIED] == [
+        "memory was short; started again when there is more"
+    ]
+    assert engine.peak <= limit
+
+
+def test_jobs_that_die_with_their_nursery_are_started_again(tmp_path: Path):
+    engine = ENGINES["local"](EngineSettings(jobs=1, scratch=str(tmp_path / "scratch")))
+
+    def listen(event: Event) -> None:
+        nursery = engine._nursery  # type: ignore[attr-defined]
+        if event.kind is Kind.STAGE and not nursery.gone:
+            os.kill(nursery._process.pid, signal.SIGKILL)
+
+    (outcome,) = engine.run(slow_jobs(tmp_path, 1), listen)
+    assert (outcome.status, outcome.attempts) == (Status.DONE, 2)
 
 
 def test_leaving_early_leaves_no_process(tmp_path: Path):
