@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import shlex
 import tomllib
+from pathlib import Path
 
 import click
 import pytest
 import update_readme
 
 from qcompress.cli import COMMANDS, main
+from qcompress.cli.passing import vocabulary
 from qcompress.recipe import recipe_from_table
+from qcompress.zoo.manifest import read_manifest
 
 TEXT = update_readme.README.read_text(encoding="utf-8")
 HAND_WRITTEN = update_readme.PART.sub("", TEXT)
@@ -51,9 +54,12 @@ def test_the_examples_are_found() -> None:
     assert len(command_lines()) >= 7
 
 
-def test_the_recipe_example_is_a_recipe() -> None:
-    blocks = re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL)
-    assert [recipe_from_table(tomllib.loads(block), "example.toml").gates.max_accuracy_drop for block in blocks] == [0.01]
+def test_the_examples_in_toml_are_a_recipe_and_a_list_of_models(tmp_path: Path) -> None:
+    recipe, models = re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL)
+    assert recipe_from_table(tomllib.loads(recipe), "example.toml").gates.max_accuracy_drop == 0.01
+    (tmp_path / "zoo.toml").write_text(models)
+    (entry,) = read_manifest(tmp_path / "zoo.toml", vocabulary(), {})
+    assert entry.options["--max-size-ratio"] == ("0.2",)
 
 
 def test_make_targets_named_in_the_text_exist() -> None:
