@@ -107,6 +107,9 @@ class DaskEngine:
                 except Empty:
                     _check(client)
                     slots = 0  # workers come and go
+                    for _, future in running.values():
+                        if future.done():  # whoever should have told of it was cut off
+                            heard.put(future)
                     continue
                 if isinstance(item, Event):
                     if self._hear(item, listen) and item.job in running:  # too many workers died of it
