@@ -75,13 +75,15 @@ def find_candidates(work: Workplace, criterion: Criterion, settings: WalkSetting
         and all(item.constant in chosen for item in (*group.producers, *group.consumers) if item.constant in layers)
     )
     reasons = {item.name: item.reason for item in found.blocked}
+    importance = _importance(work, groups, criterion, settings) if groups else {}
+    reasons |= {group.name: "no gradient reaches all that reads it" for group in groups if group.name not in importance}
+    groups = tuple(group for group in groups if group.name in importance)
     if not groups:
         told = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:3])
         raise RecipeError(
             f"{work.model.path.name}: no channels can be cut: {told or 'it has no layers'}",
             "prune without --prune-pattern channel",
         )
-    importance = _importance(work, groups, criterion, settings)
     ranked = {group.name: np.argsort(importance[group.name], kind="stable") for group in groups}
     return Candidates(found, groups, ranked, multiply_adds(work.model, work.shapes), reasons)
 

@@ -46,6 +46,8 @@ def weigh_gradients(work: Workplace, layers: Sequence[Layer], criterion: Criteri
 def weigh_channels(work: Workplace, groups: Sequence[ChannelGroup]) -> dict[str, Array]:
     """What removing each unit does to the loss, to first order, squared; (units,) a group.
 
+    Groups are left out when no gradient reaches one of the constants that read their units: it would count as nothing.
+
     Raises:
         CalibrationError: a gradient is not finite.
     """
@@ -59,7 +61,11 @@ def weigh_channels(work: Workplace, groups: Sequence[ChannelGroup]) -> dict[str,
             _settings(work, kinds),
             labels_of(batches, work, kinds),
         )
-    return {group.name: effects for group, effects in zip(groups, found.effects, strict=True)}
+    return {
+        group.name: effects
+        for group, effects in zip(groups, found.effects, strict=True)
+        if not any(item.constant in found.unreached for item in group.consumers)
+    }
 
 
 def kinds_of(work: Workplace, batches: Sequence[Batch]) -> Kinds:

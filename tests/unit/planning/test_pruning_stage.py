@@ -147,6 +147,30 @@ def test_channels_are_gone_and_the_model_still_runs(folder: Path) -> None:
         assert np.allclose(outputs[0], ways["all"][0], atol=1e-4), name
 
 
+def test_channels_that_no_gradient_reaches_are_left_alone(tmp_path: Path) -> None:
+    text = NET.replace(
+        "scores = Gemm <transB = 1> (rh, w4, b4)",
+        """open = Gemm <transB = 1> (rh, w4, b4)
+    side = Gemm <transB = 1> (flat, w5)
+    rs = Relu (side)
+    closed = Gemm <transB = 1> (rs, w6)
+    bent = Asinh (closed)
+    scores = Add (open, bent)""",
+    )
+    model = prepared_from(load(tmp_path, text, {**WEIGHTS, "w5": (48, 32), "w6": (10, 48)}))
+    np.savez(tmp_path / "data.npz", image=draw("images", 16, 6, 8, 8))
+    parts = cut(open_dataset(str(tmp_path / "data.npz"), model.inputs, DataOptions()), 0.25, 0)
+    recipe = replace(RECIPES["prune"], pruning=Pruning(amount=0.1, pattern=CHANNELS))
+    work = open_workplace(model, recipe, parts, PlanSettings(threads=1), SILENT)
+    read = {}
+    for criterion in (Criterion.MAGNITUDE, Criterion.TAYLOR):
+        candidates = find_candidates(work, criterion, walk_settings(work))
+        read[criterion] = {item.constant for group in candidates.groups for item in group.consumers}
+    assert read[Criterion.MAGNITUDE] - read[Criterion.TAYLOR] >= {"w6"}
+    assert "w4" in read[Criterion.TAYLOR]
+    assert "no gradient reaches all that reads it" in candidates.reasons.values()
+
+
 def test_what_reads_cut_channels_is_solved_again(folder: Path) -> None:
     losses = [
         prune_model(work_on(folder, Pruning(amount=0.3, pattern=CHANNELS, compensate=again)), PlanSettings(threads=1)).loss
