@@ -29,6 +29,34 @@ from qcompress.types import Array, EncodedTensor, Feed, Form, Statistics, Tensor
 ModelLike = Model | bytes
 Weights = Mapping[str, Array | tuple[int, ...]]
 
+UNET_BODY = """
+    a = Conv <pads = [1, 1, 1, 1]> (x, w1)
+    ra = Relu (a)
+    p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (ra)
+    b = Conv <pads = [1, 1, 1, 1]> (p, w2)
+    inner = Relu (b)
+    q = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (inner)
+    c = Conv <pads = [1, 1, 1, 1]> (q, w3)
+    rc = Relu (c)
+    u = Resize <mode = "nearest"> (rc, , scales)
+    v = Concat <axis = 1> (u, inner)
+    d = Conv <pads = [1, 1, 1, 1]> (v, w4)
+    rd = Relu (d)
+    t = Resize <mode = "nearest"> (rd, , scales)
+    z = Concat <axis = 1> (t, ra)
+    y = Conv <pads = [1, 1, 1, 1]> (z, w5)
+"""
+"""From float[1, 4, 16, 16] x to y of its shape and float[1, 8, 8, 8] inner."""
+
+UNET_WEIGHTS: Weights = {
+    "w1": (4, 4, 3, 3),
+    "w2": (8, 4, 3, 3),
+    "w3": (8, 8, 3, 3),
+    "w4": (4, 16, 3, 3),
+    "w5": (4, 8, 3, 3),
+    "scales": np.array([1, 1, 2, 2], np.float32),
+}
+
 
 def draw(name: str, *shape: int, dtype: str = "float32") -> Array:
     """Normal numbers that depend on nothing but the name and shape; the variance suits a fan-in of all axes but the first."""

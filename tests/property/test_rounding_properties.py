@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import grams, weights
 
 from qcompress.errors import ModelError
 from qcompress.quantize import Evidence, Gram, Layout, fit_weight, from_rows, output_error, to_rows
@@ -27,41 +28,9 @@ modest = settings(deadline=None, derandomize=True, max_examples=120)
 
 
 @st.composite
-def weights(draw):
-    """A weight with its layout and groups."""
-    layout = draw(st.sampled_from(list(Layout)))
-    convolution = layout in {Layout.CONV, Layout.CONV_TRANSPOSE}
-    rank = draw(st.integers(3, 4)) if convolution else draw(st.integers(1, 3))
-    shape = [draw(st.integers(1, 6)) for _ in range(rank)]
-    groups = draw(st.integers(1, 3)) if convolution else 1
-    shape[0] *= groups
-    random = np.random.default_rng(draw(st.integers(0, 2**16)))
-    values = random.standard_t(4, shape) * 10.0 ** draw(st.integers(-12, 12))
-    values[random.random(shape) < draw(st.sampled_from([0.0, 0.5, 1.0]))] = 0.0
-    return values.astype(np.float32), layout, groups
-
-
-@st.composite
-def grams(draw, inputs, groups):
-    """Correlations of few or many rows, with inputs that are never seen, or none that are."""
-    random = np.random.default_rng(draw(st.integers(0, 2**16)))
-    rows = draw(st.sampled_from([1, 2, 5, 40]))
-    size = 10.0 ** draw(st.integers(-6, 6))
-    mixing = random.standard_normal((groups, inputs, inputs))
-    seen = random.random(inputs) < draw(st.sampled_from([0.0, 0.5, 1.0, 1.0]))
-
-    def matrix(count):
-        x = size * random.standard_normal((groups, count, inputs)) @ mixing * seen
-        return x.swapaxes(1, 2) @ x / count
-
-    held = matrix(rows) if draw(st.booleans()) else None
-    return Gram(matrix(rows), held, rows, draw(st.sampled_from([0, rows])) if held is not None else 0)
-
-
-@st.composite
 def cases(draw):
     """A weight, a scheme on one of its axes, and evidence."""
-    weight, layout, groups = draw(weights())
+    weight, layout, groups = draw(weights(6))
     axis = draw(st.integers(0, weight.ndim - 1))
     if draw(st.booleans()):
         granularity = draw(st.sampled_from([PerTensor(), PerChannel(axis), PerBlock(draw(st.integers(1, 4)), axis)]))
@@ -74,7 +43,7 @@ def cases(draw):
 
 
 @modest
-@given(weights())
+@given(weights(6))
 def test_rows_become_the_weight_again(case):
     weight, layout, groups = case
     rows = to_rows(weight, layout, groups)
@@ -84,7 +53,7 @@ def test_rows_become_the_weight_again(case):
 
 
 @modest
-@given(weights())
+@given(weights(6))
 def test_importance_belongs_to_the_input_that_a_weight_multiplies(case):
     weight, layout, groups = case
     inputs = inputs_of(weight.shape, layout, groups)
@@ -161,7 +130,7 @@ def test_the_output_error_is_that_of_the_rows(case):
 
 
 @modest
-@given(weights(), st.sampled_from([FloatScheme("bfloat16"), FloatScheme("float16")]))
+@given(weights(6), st.sampled_from([FloatScheme("bfloat16"), FloatScheme("float16")]))
 def test_narrow_floats_are_the_nearest(case, scheme):
     weight, layout, groups = case
     weight = weight / max(float(np.abs(weight).max()), 1e-30)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from text_models import assert_close, draw, prepared, run
+from text_models import UNET_BODY, UNET_WEIGHTS, assert_close, draw, prepared, run
 
 from qcompress.graph import Model
 from qcompress.graph.segments import CutSettings, Segments, stated_types
@@ -24,31 +24,7 @@ CHAIN = f"""{HEADER} net (float[n, 16] x) => (float[n, 8] y) {{
     y = Tanh (f)
 }}"""
 CHAIN_WEIGHTS = {"w1": (16, 16), "b1": (16,), "w2": (16, 16), "w3": (16, 8)}
-UNET = f"""{HEADER} net (float[1, 4, 16, 16] x) => (float[1, 4, 16, 16] y, float[1, 8, 8, 8] inner) {{
-    a = Conv <pads = [1, 1, 1, 1]> (x, w1)
-    ra = Relu (a)
-    p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (ra)
-    b = Conv <pads = [1, 1, 1, 1]> (p, w2)
-    inner = Relu (b)
-    q = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (inner)
-    c = Conv <pads = [1, 1, 1, 1]> (q, w3)
-    rc = Relu (c)
-    u = Resize <mode = "nearest"> (rc, , scales)
-    v = Concat <axis = 1> (u, inner)
-    d = Conv <pads = [1, 1, 1, 1]> (v, w4)
-    rd = Relu (d)
-    t = Resize <mode = "nearest"> (rd, , scales)
-    z = Concat <axis = 1> (t, ra)
-    y = Conv <pads = [1, 1, 1, 1]> (z, w5)
-}}"""
-UNET_WEIGHTS = {
-    "w1": (4, 4, 3, 3),
-    "w2": (8, 4, 3, 3),
-    "w3": (8, 8, 3, 3),
-    "w4": (4, 16, 3, 3),
-    "w5": (4, 8, 3, 3),
-    "scales": np.array([1, 1, 2, 2], np.float32),
-}
+UNET = f"{HEADER} net (float[1, 4, 16, 16] x) => (float[1, 4, 16, 16] y, float[1, 8, 8, 8] inner) {{ {UNET_BODY} }}"
 BRANCHES = f"""{HEADER} net (float[n, 16] x, bool c) => (float[n, 12] y) {{
     v = Abs (x)
     before = MatMul (v, outer)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from text_models import draw, load, plan_by_hand, prepared, prepared_from, run
+from text_models import UNET_BODY, UNET_WEIGHTS, draw, load, plan_by_hand, prepared, prepared_from, run
 
 from qcompress.decisions import CompressionPlan
 from qcompress.errors import RecipeError
@@ -20,32 +20,7 @@ from qcompress.types import Array, Feed, Form
 
 SAMPLES = Path(__file__).resolve().parents[3] / "sample_models"
 HEADER = '<ir_version: 8, opset_import: ["": 17]>'
-UNET = f"""{HEADER} net (float[1, 4, 16, 16] x) => (float[1, 4, 16, 16] y, float[1, 8, 8, 8] inner, int64[1, 1, 16, 16] best) {{
-    a = Conv <pads = [1, 1, 1, 1]> (x, w1)
-    ra = Relu (a)
-    p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (ra)
-    b = Conv <pads = [1, 1, 1, 1]> (p, w2)
-    inner = Relu (b)
-    q = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (inner)
-    c = Conv <pads = [1, 1, 1, 1]> (q, w3)
-    rc = Relu (c)
-    u = Resize <mode = "nearest"> (rc, , scales)
-    v = Concat <axis = 1> (u, inner)
-    d = Conv <pads = [1, 1, 1, 1]> (v, w4)
-    rd = Relu (d)
-    t = Resize <mode = "nearest"> (rd, , scales)
-    z = Concat <axis = 1> (t, ra)
-    y = Conv <pads = [1, 1, 1, 1]> (z, w5)
-    best = ArgMax <axis = 1> (y)
-}}"""
-UNET_WEIGHTS: Mapping[str, Array | tuple[int, ...]] = {
-    "w1": (4, 4, 3, 3),
-    "w2": (8, 4, 3, 3),
-    "w3": (8, 8, 3, 3),
-    "w4": (4, 16, 3, 3),
-    "w5": (4, 8, 3, 3),
-    "scales": np.array([1, 1, 2, 2], np.float32),
-}
+UNET = f"{HEADER} net (float[1, 4, 16, 16] x) => (float[1, 4, 16, 16] y, float[1, 8, 8, 8] inner, int64[1, 1, 16, 16] best) {{ {UNET_BODY} best = ArgMax <axis = 1> (y) }}"
 BRANCHES = f"""{HEADER} net (float[n, 16] x, bool c) => (float[n, 12] y, int64[n, 1] i) {{
     v = Abs (x)
     before = MatMul (v, outer)
