@@ -327,3 +327,21 @@ def test_without_a_lock_everybody_may_measure(tmp_path: Path):
     assert not nowhere.wanted_elsewhere()
     assert nowhere.take()
     nowhere.give_back()
+
+
+def test_at_a_url_neighbours_that_may_be_weights_count_and_others_do_not(job: Job, tmp_path: Path):
+    pytest.importorskip("fsspec")
+    one = replace(job, model=f"file://{job.model}", data=f"file://{tmp_path}/sets")
+    for name in ("other.onnx", "weights.bin", "sets/test_data_set_0/input_0.pb", "sets/out/result.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"one")
+
+    def after(name: str) -> set[str]:
+        before = Keys().parts(one)
+        (tmp_path / name).write_bytes(b"another")
+        os.utime(tmp_path / name, (1, 1))
+        return changed(before, Keys().parts(one))
+
+    assert after("weights.bin") == {"model"}
+    assert after("sets/test_data_set_0/input_0.pb") == {"data"}
+    assert after("other.onnx") == after("notes.txt") == after("sets/out/result.json") == set()
