@@ -26,7 +26,7 @@ demo: $(READY) ## Compress a trained model to int8 and show what it cost (writes
 	  --report out/digits_cnn.json --report out/digits_cnn.md
 
 test: $(READY) ## Run the tests
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 check: lint types test ## Lint, types and tests
 

@@ -180,7 +180,7 @@ def load_recipe(name_or_path: str) -> Recipe:
     if name_or_path in RECIPES:
         return RECIPES[name_or_path]
     path = Path(name_or_path)
-    if path.suffix != ".toml" and not path.exists():
+    if path.suffix != ".toml" and not _exists(path):
         near = get_close_matches(name_or_path, RECIPES, 1)
         hint = f"did you mean {near[0]}?" if near else f"recipes: {', '.join(RECIPES)}, or a .toml file"
         raise RecipeError(f"there is no recipe {name_or_path!r}", hint)
@@ -191,6 +191,13 @@ def load_recipe(name_or_path: str) -> Recipe:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe {path} is not TOML: {error}", "see the README for an example") from error
     return recipe_from_table(table, str(path))
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long for a file, or with signs that no name can have
+        return False
 
 
 def recipe_from_table(table: Mapping[str, Any], where: str) -> Recipe:

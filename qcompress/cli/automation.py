@@ -169,7 +169,8 @@ class AutomationChoice:
         assert self.junit is not None
         words = str(error) if isinstance(error, QcompressError) else f"{type(error).__name__}: {error}"
         with suppress(OutputError, OSError):  # of the two failures the first is the one to tell
-            if self.junit.exists() and not self.junit.read_bytes().startswith(b"<?xml"):
+            before = self.junit.read_bytes() if self.junit.exists() else b""
+            if before and not before.startswith(b"<?xml"):
                 return  # it may be an input: the failure came before that was checked
             suite = junit_result(name, End.ERROR, words, type(error).__name__, seconds)
             write_text(self.junit, junit_document([suite]))

@@ -172,18 +172,16 @@ def batch(
         return ExitCode.DONE
     if job.output is None:
         raise UsageError("there is no folder for the results", "give -o OUT")
-    if any(file.exists() and existing(job.source) and file.samefile(job.source) for file in automation_choice.files):
-        raise UsageError(f"{job.source} is also an input", "inputs are never changed; choose another name")
-    with automation_choice.watch(str(job.source)):
-        jobs = _jobs(job, engine_choice, given, talk)
-    inputs = _inputs_of(jobs)
     if job.dry_run:
+        jobs, inputs = _jobs(job, engine_choice, given, talk)
         _show_decisions(jobs, engine_choice.force, job, talk, inputs)
         return ExitCode.DONE
-    if isinstance(job.output, Path):
-        make_folder(job.output)
-    check_targets(automation_choice.files, _taken(jobs, job, inputs))
     with automation_choice.watch(str(job.source)):
+        jobs, inputs = _jobs(job, engine_choice, given, talk)
+        if isinstance(job.output, Path):
+            make_folder(job.output)
+        if automation_choice.files:
+            check_targets(automation_choice.files, _taken(jobs, job, inputs))
         from qcompress.zoo.run import run_batch
 
         depfile = _depfile(automation_choice, job, jobs, inputs)
@@ -198,28 +196,21 @@ def batch(
 batch.params += passed_on()
 
 
-def _jobs(job: BatchJob, engine_choice: EngineChoice, given: Mapping[str, Any], talk: Talk) -> list[Job]:
-    """One job a model, its options checked."""
+def _jobs(job: BatchJob, engine_choice: EngineChoice, given: Mapping[str, Any], talk: Talk) -> tuple[list[Job], Inputs]:
+    """One job a model, its options checked, and what they read, none of which any result replaces."""
     assert job.output is not None
     entries, folder = _entries(job, given)
     if job.baseline is not None:
         entries = _with_baseline(entries, job.baseline, job, talk)
     check_options(entries)
+    from qcompress.zoo.inputs import Inputs
     from qcompress.zoo.jobs import Limits
-    from qcompress.zoo.run import make_jobs
+    from qcompress.zoo.run import make_jobs, refuse_overwriting
 
     limits = Limits(engine_choice.timeout or None, engine_choice.memory_limit)
-    return make_jobs(entries, job.output, folder, limits)
-
-
-def _inputs_of(jobs: Sequence[Job]) -> Inputs:
-    """What the jobs read, none of which any result replaces."""
-    from qcompress.zoo.inputs import Inputs
-    from qcompress.zoo.run import refuse_overwriting
-
-    inputs = Inputs()
+    jobs, inputs = make_jobs(entries, job.output, folder, limits), Inputs()
     refuse_overwriting(jobs, inputs)
-    return inputs
+    return jobs, inputs
 
 
 def _taken(jobs: Sequence[Job], job: BatchJob, inputs: Inputs) -> list[Path]:
@@ -259,11 +250,13 @@ def _entries(job: BatchJob, given: Mapping[str, Any]) -> tuple[list[Entry], Path
 def _refuse_code_of_here(table: Mapping[str, Any], home: Path) -> None:
     """A function named on the command line whose module lies here would not be found from the manifest's folder."""
     from qcompress.data.functions import is_function
-    from qcompress.zoo.inputs import module_file
+    from qcompress.zoo.inputs import Inputs, module_file
 
     for key in ("data", "eval_data", "timing_data", "metric"):
         spec = table.get(key)
-        if isinstance(spec, str) and is_function(spec) and module_file(spec, Path.cwd()) and not module_file(spec, home):
+        if not isinstance(spec, str) or not is_function(spec) or Inputs().data(spec, str(home)):
+            continue
+        if module_file(spec, Path.cwd()):
             raise UsageError(f"{spec} would be looked for in {home}, the folder of the manifest", "put its file there")
 
 
@@ -318,6 +311,9 @@ def _write_manifest(job: BatchJob, given: Mapping[str, Any]) -> None:
             stream.write(text)
     except FileExistsError as error:
         raise UsageError(f"{target} is there already", "remove it first, or edit it") from error
+    except UnicodeEncodeError as error:
+        target.unlink()
+        raise UsageError("a list of models holds names in UTF-8 alone, and one is not", "rename the file") from error
     except OSError as error:
         raise OutputError(f"{target}: cannot be written: {error.strerror}", "check the folder") from error
     print(f"wrote {target}", file=sys.stderr)

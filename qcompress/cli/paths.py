@@ -91,7 +91,9 @@ def write_text(target: Path, text: str) -> None:
 def _same(one: Path, other: Path) -> bool:
     with suppress(OSError, ValueError):  # one may not exist yet
         return one.samefile(other)
-    return one.resolve() == other.resolve()
+    with suppress(OSError, ValueError, RuntimeError):  # links in a circle, or signs that no name can have
+        return one.resolve() == other.resolve()
+    return one.absolute() == other.absolute()
 
 
 def _check_writable(target: Path) -> None:

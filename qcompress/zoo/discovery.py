@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qcompress.errors import ModelError, UsageError
 from qcompress.remote import join, list_files
-from qcompress.zoo.state import SCRATCH
+from qcompress.zoo.state import SCRATCH, is_state
 
 PATTERN = "**/*.onnx"
 
@@ -52,7 +52,7 @@ def discover(folder: Path, pattern: str = PATTERN, apart_from: Path | None = Non
     for path in paths:
         inside = path.relative_to(home)
         hidden = any(part.startswith(".") for part in inside.parts)
-        result = path.with_suffix(".state.json").exists() or any(path.is_relative_to(folder) for folder in results)
+        result = is_state(path.with_suffix(".state.json")) or any(path.is_relative_to(folder) for folder in results)
         if hidden or result or not path.is_file():
             continue
         data, eval_data = data_of(path)

@@ -43,6 +43,7 @@ class Inputs:
     """Finds the files that jobs read; what several jobs share is looked for once. What lies at a URL is left out."""
 
     _found: dict[tuple[str, str], tuple[Path, ...]] = field(default_factory=dict)
+    """By place and folder; models have no folder, data always has one."""
 
     def of(self, job: Job) -> tuple[Path, ...]:
         """Every file that a job reads, each once."""
@@ -53,13 +54,10 @@ class Inputs:
 
     def model(self, place: str) -> tuple[Path, ...]:
         """A model and its external data; the file alone when it is no model."""
-        if is_url(place):
-            return ()
-        path = Path(place)
-        with suppress(QcompressError, OSError):  # the job says what is wrong with it
-            if path.is_file():
-                return tuple(model_files(path))
-        return (path,)
+        key = (place, "")
+        if key not in self._found:
+            self._found[key] = () if is_url(place) else _model_files(Path(place))
+        return self._found[key]
 
     def named(self, job: Job) -> tuple[Path, ...]:
         """Files that options name; recipes that come with qcompress are none."""
@@ -80,6 +78,13 @@ class Inputs:
 
 def _values(job: Job, flags: tuple[str, ...]) -> list[str]:
     return [value for flag in flags for value in job.options.get(flag, ())]
+
+
+def _model_files(path: Path) -> tuple[Path, ...]:
+    with suppress(QcompressError, OSError):  # the job says what is wrong with it
+        if path.is_file():
+            return tuple(model_files(path))
+    return (path,)
 
 
 def _data_files(spec: str, folder: str) -> tuple[Path, ...]:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -61,6 +62,11 @@ class Supervised:
             self._process = starter(order(job, self._folder, threads), log)
         assert self._process.stdout is not None
         os.set_blocking(self._process.stdout.fileno(), False)
+
+    @property
+    def forked(self) -> bool:
+        """Whether it dies with the process that it was forked from."""
+        return not isinstance(self._process, subprocess.Popen)
 
     def poll(self, tell: Callable[[Event], None]) -> Outcome | None:
         """Look after the process; its outcome when it has ended, with its files in their place."""

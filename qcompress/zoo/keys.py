@@ -22,6 +22,9 @@ from qcompress.zoo.places import digest_file
 KEY_VERSION = "2"
 """Another one when the meaning of the parts changes, so that earlier results no longer stand."""
 
+COSTS = "--cost-file"
+"""The one input that a run also writes."""
+
 NO_WEIGHTS = (
     ".onnx",
     ".npz",
@@ -50,7 +53,8 @@ class Keys:
 
     def parts(self, job: Job) -> dict[str, str]:
         """What the result of a job depends on, by name, so that a difference can be told."""
-        read = [self._named(value) for flag in FILE_OPTIONS for value in job.options.get(flag, ())]
+        named = [flag for flag in FILE_OPTIONS if flag != COSTS]
+        read = [self._named(value) for flag in named for value in job.options.get(flag, ())]
         read += [self._dataset(value, job.folder) for flag in DATA_OPTIONS for value in job.options.get(flag, ())]
         read += [self._dataset(value, job.folder) for flag in CODE_OPTIONS for value in job.options.get(flag, ())]
         apart = (*FILE_OPTIONS, *DATA_OPTIONS, *CODE_OPTIONS)
@@ -61,7 +65,12 @@ class Keys:
             "evaluation data": "" if job.eval_data is None else self._dataset(job.eval_data, job.folder),
             "options": _digest([json.dumps(options), *read]),
             "versions": _told({"key": KEY_VERSION, **versions()}),
+            **self.written_by_run(job),
         }
+
+    def written_by_run(self, job: Job) -> dict[str, str]:
+        """The parts that a run changes itself: measurements it has made or added to."""
+        return {"measurements": " ".join(self._named(value) for value in job.options.get(COSTS, ()))}
 
     def _model(self, place: str) -> str:
         """Of the file and its external data; a file that is no model counts with its bytes, one out of reach with its name."""

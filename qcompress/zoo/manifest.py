@@ -136,9 +136,15 @@ def resolved(table: Table, home: Path) -> dict[str, Any]:
         if isinstance(found.get(key), str) and found[key]:
             found[key] = located(found[key], home)
     recipe = table.get("recipe")
-    if isinstance(recipe, str) and not recipe.endswith(".toml") and not Path(found["recipe"]).is_file():
+    if isinstance(recipe, str) and not recipe.endswith(".toml") and not _is_file(found["recipe"]):
         found["recipe"] = recipe  # a name, or meant to be one
     return found
+
+
+def _is_file(place: str) -> bool:
+    with suppress(OSError, ValueError):
+        return Path(place).is_file()
+    return False
 
 
 def located(value: str, home: Path) -> str:
@@ -201,7 +207,7 @@ def _text(table: Table, key: str, where: str) -> str | None:
     value = table.get(key)
     if value is None:
         return None
-    if not isinstance(value, str) or not value or any(ord(sign) < ord(" ") for sign in value):
+    if not isinstance(value, str) or not value or "\0" in value:
         raise RecipeError(f"{where}: {key} cannot be {value!r}", f"see the {key} of the models in the README")
     return value
 
@@ -215,7 +221,7 @@ def _seconds(value: Any, where: str) -> float | None:
 
 
 def _word(value: Any, key: str, where: str) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or "\0" in str(value):
         raise RecipeError(f"{where}: {key} cannot be {value!r}", "write it as on the command line")
     return str(value)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import filecmp
+import functools
 import hashlib
 import os
 import shutil
@@ -12,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from qcompress import remote
-from qcompress.errors import OutputError
+from qcompress.errors import OutputError, RemoteError
 
 BLOCK = 1 << 22
 
@@ -38,8 +39,29 @@ def canonical(place: Path | str) -> str:
         place = remote.canonical(str(place))
         if remote.is_url(place):
             return place
-    path = Path(place).absolute()
-    return str(path.parent.resolve() / path.name)
+    folder, name = os.path.split(Path(place).absolute())
+    return str(Path(_resolved(folder)) / name)
+
+
+@functools.cache
+def _resolved(folder: str) -> str:
+    return str(Path(folder).resolve())
+
+
+def spellings(place: str) -> set[str]:
+    """The canonical names of a place that is read, and of all that links lead to from there; a URL out of reach has none."""
+    found: set[str] = set()
+    while True:
+        try:
+            name = canonical(place)
+        except RemoteError:  # the job says what is missing
+            return found
+        if name in found:
+            return found
+        found.add(name)
+        if remote.is_url(name) or not Path(name).is_symlink():
+            return found
+        place = str(Path(name).parent / Path(name).readlink())
 
 
 def digest_file(path: Path) -> str:

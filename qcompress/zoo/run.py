@@ -19,7 +19,7 @@ from qcompress.zoo.engines import ENGINES, Engine, EngineSettings
 from qcompress.zoo.inputs import Inputs
 from qcompress.zoo.jobs import Event, Job, Limits, Outcome, Status, Summary
 from qcompress.zoo.keys import Keys, key_of
-from qcompress.zoo.places import beside, canonical, place_in
+from qcompress.zoo.places import beside, canonical, place_in, spellings
 from qcompress.zoo.severity import worst_first
 from qcompress.zoo.state import State, begin_run, end_run, forget, locked, read_state, standing, write_state
 
@@ -91,15 +91,17 @@ def refuse_overwriting(jobs: Sequence[Job], inputs: Inputs) -> None:
 
     Raises:
         UsageError: one is.
-        RemoteError: the package for the protocol of a URL is missing.
+        RemoteError: the package for the protocol of a URL of results is missing.
     """
     written = {canonical(beside(job.target, name)) for job in jobs for name in job.written}
+    read: dict[str, str] = {}
     for job in jobs:
-        places: list[str | Path] = [place for place in (job.model, job.data, job.eval_data) if place and is_url(place)]
-        for place in (*places, *inputs.of(job)):
-            followed = "" if is_url(place) else str(Path(place).resolve())
-            if canonical(place) in written or followed in written:
-                raise UsageError(f"results would replace {place}, which {job.name} reads", "choose another folder for them")
+        at_urls = [place for place in (job.model, job.data, job.eval_data) if place and is_url(place)]
+        for place in (*at_urls, *map(str, inputs.of(job))):
+            read.setdefault(place, job.name)
+    for place, name in read.items():
+        if not written.isdisjoint(spellings(place)):
+            raise UsageError(f"results would replace {place}, which {name} reads", "choose another folder for them")
 
 
 def decide(jobs: Sequence[Job], force: bool = False, run: str = "", inputs: Inputs | None = None) -> list[Decision]:
@@ -119,13 +121,10 @@ def run_batch(
     """Run what has no result that stands, the largest first, and sum up all.
 
     Raises:
-        UsageError: a result would replace what a job reads.
         OutputError: another run writes to ``out``, or it cannot be written.
         QcompressError: the engine cannot run.
     """
     started = time.monotonic()
-    inputs = inputs or Inputs()
-    refuse_overwriting(jobs, inputs)
     with locked(out) as scratch:
         run = begin_run(out, limits_of(jobs))
         decisions = decide(jobs, settings.force, run, inputs)
@@ -162,9 +161,7 @@ def _ended(todo: Mapping[str, Decision], engine: Engine, watcher: Watcher, scrat
     with closing(engine.run(_in_order(possible), watcher.heard)) as ended:
         for outcome in ended:
             decision = todo[outcome.name]
-            parts = decision.parts
-            if "--cost-file" in decision.job.options:  # the job may have made it, or added to it
-                parts = Keys().parts(decision.job)
+            parts = {**decision.parts, **Keys().written_by_run(decision.job)}
             try:
                 write_state(decision.job, State(parts, outcome, run), scratch)
                 yield outcome

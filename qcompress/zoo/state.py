@@ -51,7 +51,15 @@ def state_path(job: Job) -> str:
 
 def read_state(job: Job) -> State | None:
     """What an earlier run found out; None when there was none, or its file is damaged."""
-    text = read_text(state_path(job))
+    return _state(read_text(state_path(job)))
+
+
+def is_state(path: Path) -> bool:
+    """Whether a file says how a batch has ended with what lies beside it."""
+    return path.exists() and _state(read_text(path)) is not None
+
+
+def _state(text: str | None) -> State | None:
     try:
         table = json.loads(text or "")
         parts = {str(name): str(value) for name, value in table["parts"].items()}

@@ -294,6 +294,24 @@ def test_a_place_that_cannot_be_written_costs_its_model_alone(tmp_path: Path, co
     assert outcomes["group1/model001"].status is Status.DONE
 
 
+def test_names_may_be_odd(tmp_path: Path, command: Command):
+    model = make_model(tmp_path / "models", "a", 0).read_bytes()
+    names = [os.fsdecode(b"\xff.onnx"), "tab\tand\nline.onnx"]
+    for name in names:
+        (tmp_path / "models" / name).write_bytes(model)
+    (tmp_path / "models" / "b.onnx").write_bytes(model)
+    (tmp_path / "models" / "b.state.json").write_text("{}")  # somebody else's file
+    done = command("batch", tmp_path / "models", "-o", tmp_path / "out", "--junit", tmp_path / "out" / "j.xml", *QUICK)
+    outcomes = by_name(summary_from_json(done.stdout))
+    assert len(outcomes) == 4
+    unusable = [name for name, outcome in outcomes.items() if outcome.status is not Status.DONE]
+    assert unusable == ["\udcff"]  # the runtime cannot open it
+    assert all((tmp_path / "out" / name).exists() for name in (names[1], "a.onnx", "b.onnx", "summary.html", "j.xml"))
+    with pytest.raises(UsageError, match="UTF-8"):
+        in_process("batch", tmp_path / "models", "--init")
+    assert not (tmp_path / "models" / "zoo.toml").exists()
+
+
 def test_code_that_crashes_costs_its_model_alone(tmp_path: Path, command: Command):
     manifest = make_zoo(tmp_path / "zoo", 1, ("abort",))
     (manifest.parent / "trouble.py").write_text("import os\n\nos.abort()\n")

@@ -89,7 +89,7 @@ class LocalEngine:
             outcome = item.poll(listen)
             if outcome is not None:
                 self._running.remove(item)
-                if outcome.status is Status.CRASHED and self._nursery.gone and self._attempts[item.job.name] == 1:
+                if outcome.status is Status.CRASHED and item.forked and self._nursery.gone:
                     waiting.appendleft(item.job)
                     listen(Event(item.job.name, Kind.RETRIED, text="the process that starts all others died; started again"))
                     continue

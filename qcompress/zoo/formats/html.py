@@ -54,4 +54,4 @@ def _row(outcome: Outcome) -> str:
 
 def _beside(name: str, file: str) -> str:
     """The place of a file that lies beside a model's result, seen from the page."""
-    return quote("/".join([*name.split("/")[:-1], file]))
+    return quote("/".join([*name.split("/")[:-1], file]), errors="surrogateescape")

@@ -9,6 +9,7 @@ import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from many_models import TROUBLE, make_model
@@ -125,15 +126,35 @@ def test_when_memory_is_short_one_waits_for_the_other(tmp_path: Path):
     assert engine.peak < 1.2 * limit  # between two looks a job may take some more
 
 
+ONCE = """
+import os
+import time
+
+import numpy as np
+
+
+def batches():
+    if not os.path.exists("began"):
+        open("began", "w").close()
+        time.sleep(600)
+    yield {"x": np.zeros((16, 16), np.float32)}
+"""
+
+
 def test_jobs_that_die_with_their_nursery_are_started_again(tmp_path: Path):
+    (tmp_path / "once.py").write_text(ONCE)
+    (job,) = (replace(job, data="once:batches", folder=str(tmp_path)) for job in jobs(tmp_path, 1))
     engine = ENGINES["local"](EngineSettings(jobs=1, scratch=str(tmp_path / "scratch")))
 
-    def listen(event: Event) -> None:
-        nursery = engine._nursery  # type: ignore[attr-defined]
-        if event.kind is Kind.STAGE and not nursery.gone:
-            os.kill(nursery._process.pid, signal.SIGKILL)
+    def end_nursery() -> None:
+        while not (tmp_path / "began").exists():
+            time.sleep(0.05)
+        os.kill(engine._nursery._process.pid, signal.SIGKILL)  # type: ignore[attr-defined]
 
-    (outcome,) = engine.run(slow_jobs(tmp_path, 1), listen)
+    killer = Thread(target=end_nursery)
+    killer.start()
+    (outcome,) = engine.run([job], lambda event: None)
+    killer.join()
     assert (outcome.status, outcome.attempts) == (Status.DONE, 2)
 
 

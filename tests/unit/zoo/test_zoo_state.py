@@ -215,12 +215,16 @@ def test_results_go_where_the_names_say_and_never_over_a_model(tmp_path: Path):
         ("file://{}/zoo/a.onnx", "file://{}//zoo"),
         ("memory://zoo/a.onnx", "memory://zoo/"),
         ("zoo/other.onnx", "zoo"),
+        ("far/a.onnx", "link"),
     ],
 )
 def test_no_result_replaces_what_is_read_however_it_is_spelled(model: str, out: str, tmp_path: Path):
     pytest.importorskip("fsspec")
     (tmp_path / "zoo" / "deep").mkdir(parents=True)
     (tmp_path / "link").symlink_to("zoo")
+    for folder, target in (("far", "../near/a.onnx"), ("near", "../link/a.onnx")):  # a link to a link
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.onnx").symlink_to(target)
     text = "<ir_version: 8, opset_import: ['': 17]> net (float[4] x) => (float[4] y) { y = Add (x, w) }".replace("'", '"')
     proto = onnx.parser.parse_model(text)
     proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(4, np.float32), "w"))
@@ -236,6 +240,19 @@ def test_no_result_replaces_what_is_read_however_it_is_spelled(model: str, out: 
     with pytest.raises(UsageError, match="would replace"):
         refuse_overwriting([one], Inputs())
     refuse_overwriting([replace(one, target=str(tmp_path / "elsewhere" / "a.onnx"))], Inputs())
+
+
+def test_a_url_out_of_reach_is_its_jobs_trouble(job: Job):
+    refuse_overwriting([replace(job, model="nowhere://bucket/a.onnx", data="nowhere://bucket/data")], Inputs())
+
+
+def test_what_changes_during_a_run_is_a_change_but_for_its_own_measurements(job: Job, tmp_path: Path):
+    costs = tmp_path / "costs.json"
+    measured = replace(job, options={"--cost-file": (str(costs),)})
+    before = Keys().parts(measured)
+    costs.write_text("{}")
+    assert changed(before, Keys().parts(measured)) == {"measurements"}
+    assert {**before, **Keys().written_by_run(measured)} == Keys().parts(measured)
 
 
 def test_the_key_knows_the_function_and_its_code_alone(job: Job, tmp_path: Path):
