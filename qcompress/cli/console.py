@@ -25,7 +25,9 @@ def write_result(text: str) -> None:
     Raises:
         OutputError: stdout is a file on a full disk.
     """
-    write_bytes((text if text.endswith("\n") else text + "\n").encode(sys.stdout.encoding or "utf-8", "replace"))
+    encoding = (sys.stdout.encoding or "utf-8").lower()
+    lost = "backslashreplace" if encoding == "utf-8" else "replace"  # only bytes of file names; elsewhere lines of tables, too
+    write_bytes((text if text.endswith("\n") else text + "\n").encode(encoding, lost))
 
 
 def write_bytes(content: bytes) -> None:
