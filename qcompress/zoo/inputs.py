@@ -72,8 +72,15 @@ class Inputs:
         """
         key = (spec, folder)
         if key not in self._found:
-            self._found[key] = () if is_url(spec) else _data_files(spec, folder)
+            self._found[key] = self._code(spec, folder) if is_function(spec) else _data_files(spec)
         return self._found[key]
+
+    def _code(self, spec: str, folder: str) -> tuple[Path, ...]:
+        """The files of a function, which are those of every function of its module."""
+        module = (f"{spec.partition(':')[0]}:", folder)
+        if not self._found.get(module):
+            self._found[module] = _imported_files(spec, folder)
+        return self._found[module] or module_file(spec, Path(folder or os.curdir))
 
 
 def _values(job: Job, flags: tuple[str, ...]) -> list[str]:
@@ -87,11 +94,9 @@ def _model_files(path: Path) -> tuple[Path, ...]:
     return (path,)
 
 
-def _data_files(spec: str, folder: str) -> tuple[Path, ...]:
-    if is_function(spec):
-        return _imported_files(spec, folder) or module_file(spec, Path(folder or os.curdir))
-    with suppress(QcompressError, OSError, ValueError):  # the job says what is wrong with it
-        return tuple(sorted(file.absolute() for file in data_files(spec)))
+def _data_files(spec: str) -> tuple[Path, ...]:
+    with suppress(QcompressError, OSError, ValueError):  # a URL, or the job says what is wrong with it
+        return () if is_url(spec) else tuple(sorted(file.absolute() for file in data_files(spec)))
     return ()
 
 
