@@ -26,9 +26,8 @@ def write_result(text: str) -> None:
         OutputError: stdout is a file on a full disk.
     """
     encoding = (sys.stdout.encoding or "utf-8").lower()
-    lost = (
-        "backslashreplace" if encoding == "utf-8" else "replace"
-    )  # only bytes of file names; elsewhere lines of tables, too
+    # UTF-8 lacks nothing but bytes of file names, which JSON can escape; other encodings lack the lines of tables, too.
+    lost = "backslashreplace" if encoding == "utf-8" else "replace"
     write_bytes((text if text.endswith("\n") else text + "\n").encode(encoding, lost))
 
 

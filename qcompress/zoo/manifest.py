@@ -208,7 +208,7 @@ def _text(table: Table, key: str, where: str) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or not value or "\0" in value:
-        raise RecipeError(f"{where}: {key} cannot be {value!r}", f"see the {key} of the models in the README")
+        raise RecipeError(f"{where}: {key} cannot be {value!r}", f"write text, for example {key} = 'small'")
     return value
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -134,19 +134,22 @@ def run_batch(
         engine = ENGINES[settings.engine](
             EngineSettings(settings.jobs, settings.memory, settings.address, settings.retries, str(scratch))
         )
-        failed = settings.fail_fast and any(_is_failure(outcome) for outcome in outcomes.values())
-        for outcome in () if failed else _ended(todo, engine, watcher, scratch, run):
-            outcomes[outcome.name] = outcome
-            watcher.ended(outcome)
-            if settings.fail_fast and _is_failure(outcome):
-                break
+        if not (settings.fail_fast and any(_is_failure(outcome) for outcome in outcomes.values())):
+            with closing(_ended(todo, engine, watcher, scratch, run)) as ended:
+                for outcome in ended:
+                    outcomes[outcome.name] = outcome
+                    watcher.ended(outcome)
+                    if settings.fail_fast and _is_failure(outcome):
+                        break
         for name in todo.keys() - outcomes.keys():
             outcomes[name] = Outcome(name, Status.NOT_RUN, cause="the batch ended at the first failure", attempts=0)
         end_run(out)
         return Summary(worst_first(outcomes.values()), time.monotonic() - started, engine.peak, versions())
 
 
-def _ended(todo: Mapping[str, Decision], engine: Engine, watcher: Watcher, scratch: Path, run: str) -> Iterator[Outcome]:
+def _ended(
+    todo: Mapping[str, Decision], engine: Engine, watcher: Watcher, scratch: Path, run: str
+) -> Generator[Outcome, None, None]:
     """Run what is to do; each outcome when it is known and its state written down.
 
     A model whose results cannot be written costs itself alone.
