@@ -64,9 +64,12 @@ def test_compress_writes_a_smaller_model_that_still_works(samples: dict[str, Sam
     with np.load(sample.eval) as data:
         feed = {key: data[key] for key in data.files if key != "labels"}
         session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
-        accuracy = float((session.run(None, feed)[0].argmax(axis=1) == data["labels"]).mean())
+        outputs = session.run(None, feed)[0]
+        labels = data["labels"]
+    accuracy = float((outputs.argmax(axis=1) == labels).mean())
     assert accuracy >= 0.9
-    assert report["accuracy"]["compressed_task"]["accuracy"]["value"] == pytest.approx(accuracy)
+    # dynamic ranges are those of a whole call, and the report counts what smaller calls gave: a close sample may differ
+    assert report["accuracy"]["compressed_task"]["accuracy"]["value"] == pytest.approx(accuracy, abs=1.01 / len(labels))
     assert report["size"]["compressed_bytes"] == target.stat().st_size
     assert "small.onnx" in result.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "small.onnx"]
