@@ -91,6 +91,12 @@ class Rows(Protocol):
     def take(self, x: Array, chosen: Array) -> Array:
         """The rows of the given numbers; (groups, rows, columns)."""
 
+    def outputs(self, x: Array, y: Array, chosen: Array) -> Array | None:
+        """What the rows of the given numbers become in an output ``y`` of the input; (groups, rows, outputs).
+
+        None where ``y`` has not the places that the outputs of ``x`` have.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class VectorRows:
@@ -106,6 +112,13 @@ class VectorRows:
     def take(self, x: Array, chosen: Array) -> Array:
         """(1, rows, columns)."""
         rows: Array = x.reshape(-1, self.columns)[chosen][np.newaxis]
+        return rows
+
+    def outputs(self, x: Array, y: Array, chosen: Array) -> Array | None:
+        """(1, rows, outputs)."""
+        if y.shape[:-1] != x.shape[:-1]:
+            return None
+        rows: Array = y.reshape(-1, y.shape[-1])[chosen][np.newaxis]
         return rows
 
 
@@ -124,6 +137,10 @@ class PixelRows:
         """(groups, rows, channels / group)."""
         return im2col_rows(x, Window((1,) * (x.ndim - 2)), self.groups, chosen)
 
+    def outputs(self, x: Array, y: Array, chosen: Array) -> Array | None:
+        """None: a row has a part in several places of the output."""
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class PatchRows:
@@ -140,6 +157,13 @@ class PatchRows:
     def take(self, x: Array, chosen: Array) -> Array:
         """(groups, rows, channels / group * taps)."""
         return im2col_rows(x, self.window, self.groups, chosen)
+
+    def outputs(self, x: Array, y: Array, chosen: Array) -> Array | None:
+        """(groups, rows, channels of the output / group)."""
+        places = (x.shape[0], *self.window.placed(x.shape[2:])[1])
+        if (y.shape[0], *y.shape[2:]) != places or y.shape[1] % self.groups:
+            return None
+        return im2col_rows(y, Window((1,) * (y.ndim - 2)), self.groups, chosen)
 
 
 def rows_of(node: Node, shape: Sequence[int], transposed: bool = False) -> Rows | None:
@@ -235,11 +259,13 @@ class GramAccumulator:
     def __init__(self, rows: Rows, sampling: Sampling) -> None:
         self._sampling = sampling
         self._per_sample = sampling.per_sample(rows.columns)
-        shape = (rows.groups, rows.columns, rows.columns)
-        self._fit, self._held = _Moment(shape), _Moment(shape)
-        self._fit_drift, self._held_drift = _Moment(shape), _Moment(shape)
+        self._fit, self._held = _Moment(), _Moment()
+        self._fit_drift, self._held_drift = _Moment(), _Moment()
+        self._fit_beside, self._held_beside = _Moment(), _Moment()
 
-    def add(self, x: Array, rows: Rows, place: Place, exact: Array | None = None) -> None:
+    def add(
+        self, x: Array, rows: Rows, place: Place, exact: Array | None = None, beside: tuple[Array, Array] | None = None
+    ) -> None:
         """Take rows from one input.
 
         Args:
@@ -248,6 +274,7 @@ class GramAccumulator:
             rows: how this use of the weight reads it; groups and columns are those of all uses.
             place: which samples the feed has.
             exact: what the input should be, if that is known; given with every input or with none.
+            beside: what is added to the output, as it should be and as it is; given with every input or with none.
         """
         parts = place.samples if x.shape[0] % place.samples == 0 else 1
         size = x.shape[0] // parts
@@ -264,6 +291,10 @@ class GramAccumulator:
             if exact is not None:
                 missing = rows.take(exact[piece], chosen) - taken
                 (self._held_drift if held else self._fit_drift).add(taken, missing)
+            if beside is not None and beside[0].shape == beside[1].shape and beside[0].shape[0] == x.shape[0]:
+                lacking = rows.outputs(x[piece], beside[0][piece] - beside[1][piece], chosen)
+                if lacking is not None:
+                    (self._held_beside if held else self._fit_beside).add(taken, lacking)
 
     def gram(self, tensor: str) -> Gram | None:
         """The Gram matrices, None when there was no row to fit on.
@@ -286,9 +317,11 @@ class GramAccumulator:
     def drift(self) -> Drift | None:
         """How far the inputs are from what they should be, None where that is not known of any, or of no held-out sample."""
         fit, held = self._fit_drift.mean(), self._held_drift.mean()
-        return (
-            None if fit is None or held is None else Drift(fit, held, Means(self._fit_drift.middle, self._held_drift.middle))
-        )
+        if fit is None or held is None:
+            return None
+        beside, beside_held = self._fit_beside.mean(), self._held_beside.mean()
+        lacking = None if beside is None or beside_held is None else (beside, beside_held)
+        return Drift(fit, held, Means(self._fit_drift.middle, self._held_drift.middle), lacking)
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,15 +333,14 @@ class Place:
 
 
 class _Moment:
-    """The mean of left rightT over rows, (groups, columns, columns), and that of right, (groups, columns).
+    """The mean of left rightT over rows, (groups, left columns, right columns), and that of right, (groups, right columns).
 
     Blocks of rows are multiplied and added in float64.
     """
 
-    def __init__(self, shape: tuple[int, int, int]) -> None:
-        self._shape = shape
+    def __init__(self) -> None:
         self._sum: Array | None = None
-        self._right_sum = np.zeros(shape[:2])
+        self._right_sum: Array = np.zeros(())
         self._blocks: list[tuple[Array, Array]] = []
         self._waiting = 0
         self.rows = 0
@@ -335,7 +367,7 @@ class _Moment:
         left = np.concatenate([block[0] for block in self._blocks], axis=1).astype(np.float64)
         same = all(block[0] is block[1] for block in self._blocks)
         right = left if same else np.concatenate([block[1] for block in self._blocks], axis=1).astype(np.float64)
-        self._sum = np.zeros(self._shape) if self._sum is None else self._sum
-        self._sum += np.matmul(left.transpose(0, 2, 1), right)
-        self._right_sum += right.sum(axis=1)
+        added = np.matmul(left.transpose(0, 2, 1), right)
+        self._sum = added if self._sum is None else self._sum + added
+        self._right_sum = self._right_sum + right.sum(axis=1)
         self._blocks, self._waiting = [], 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qcompress.calibrate.gram import Rows, rows_of
+from qcompress.graph import Node
 from qcompress.graph.edit import int_attribute, is_constant
 from qcompress.operators import Layer, Role
 from qcompress.operators.layers import Use
@@ -21,6 +22,8 @@ class Reading:
     node: str
     tensor: str
     rows: Rows
+    beside: str = ""
+    """The tensor that is added to what the node gives, as in a residual block; empty where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ def readings_of(layer: Layer) -> Readings:
         rows = _rows(layer, use)
         source = use.node.inputs[0]
         if rows is not None and source is not None:
-            found.append((_layout(use), Reading(use.node.name or "", source.name or "", rows)))
+            found.append((_layout(use), Reading(use.node.name or "", source.name or "", rows, _beside(use.node))))
     if not found:
         first = layer.uses[0]
         groups = int_attribute(first.node, "group", 1) if first.node.op_type in ("Conv", "ConvTranspose") else 1
@@ -65,6 +68,20 @@ def _rows(layer: Layer, use: Use) -> Rows | None:
     if rows is not None and 2 * 8 * rows.groups * rows.columns**2 > MOST_GRAM_BYTES:
         return None
     return rows
+
+
+def _beside(node: Node) -> str:
+    """The tensor that is added to a node's output, a bias in between or not, before anything else reads it."""
+    value = node.outputs[0]
+    while not value.is_graph_output() and len(uses := list(value.uses())) == 1 and uses[0].node.op_type == "Add":
+        add = uses[0].node
+        other = add.inputs[1 - uses[0].idx]
+        if other is None or add.graph is not node.graph:
+            return ""
+        if not is_constant(other):
+            return (other.name or "") if other.graph is node.graph else ""
+        value = add.outputs[0]
+    return ""
 
 
 def _layout(use: Use) -> Layout:

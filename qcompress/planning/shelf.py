@@ -28,6 +28,10 @@ class Shelf:
     def __len__(self) -> int:
         return len(self._feeds)
 
+    def __contains__(self, name: object) -> bool:
+        """Whether the feeds have an array of that name at the moment."""
+        return bool(self._feeds) and name in self._feeds[0]
+
     def add(self, feed: Feed) -> None:
         """Keep the arrays of one more feed."""
         self._feeds.append({})

@@ -9,7 +9,7 @@ the Gram matrices of one segment are held at a time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
@@ -140,12 +140,14 @@ class _Line:
 
     def tensors(self, number: int, wanted: Sequence[str]) -> Iterator[dict[str, Array]]:
         """Tensors of a segment in each feed, without running more than what makes them."""
-        inputs = self._segments.between(number, number).inputs
-        made = [name for name in wanted if name not in inputs]
+        stored = [name for name in wanted if name in self._shelf]
+        made = [name for name in wanted if name not in stored]
         session = self._open(number, made) if made else None
+        inputs = self._segments.between(number, number).inputs if made else ()
+        taken = dict.fromkeys([*stored, *inputs])
         for feed in range(len(self._shelf)) if wanted else ():
-            given = self._shelf.take(feed, inputs if made else wanted)
-            yield given if session is None else given | session.run(given, made)
+            given = self._shelf.take(feed, taken)
+            yield given if session is None else given | session.run({name: given[name] for name in inputs}, made)
 
     def pass_on(self, number: int, last: int) -> None:
         """Run a segment and keep what those behind it, to the ``last`` one, read."""
@@ -208,13 +210,15 @@ class _Walk:
     def _sort(self, segments: Segments) -> None:
         """Find what is read in which segment, and where the last rows of each weight are in."""
         index = segments.index()
+        made = {output.name: index.get(node.name or "", 0) for node in self._model.graph for output in node.outputs}
         self._readings: list[list[tuple[str, Reading]]] = [[] for _ in range(len(segments))]
         self._due: list[list[str]] = [[] for _ in range(len(segments))]
         for name, task in self._tasks.items():
             if task.wants_gram:
                 inside = [(index[reading.node], reading) for reading in task.uses.nodes if reading.node in index]
                 for number, reading in inside:
-                    self._readings[number].append((name, reading))
+                    settled = len(inside) == 1 and made.get(reading.beside, number) < number
+                    self._readings[number].append((name, reading if settled else replace(reading, beside="")))
                 self._due[max((number for number, _ in inside), default=0)].append(name)
         self.last = max(number for number, due in enumerate(self._due) if due)
 
@@ -230,7 +234,9 @@ class _Walk:
 
     def _collect(self, number: int) -> None:
         """Add up the Gram matrices of a segment's layers."""
-        wanted = list(dict.fromkeys(reading.tensor for _, reading in self._readings[number]))
+        readings = [reading for _, reading in self._readings[number]]
+        beside = [reading.beside for reading in readings if reading.beside and self._changed is not None]
+        wanted = list(dict.fromkeys([*(reading.tensor for reading in readings), *beside]))
         exact = self._exact.tensors(number, wanted)
         changed = exact if self._changed is None else self._changed.tensors(number, wanted)
         for place, values in zip(self._places, changed, strict=False):
@@ -238,7 +244,8 @@ class _Walk:
             for name, reading in self._readings[number]:
                 if name not in self._accumulators:
                     self._accumulators[name] = GramAccumulator(reading.rows, self._sampling)
-                self._accumulators[name].add(values[reading.tensor], reading.rows, place, aims.get(reading.tensor))
+                added = (aims[reading.beside], values[reading.beside]) if reading.beside in aims else None
+                self._accumulators[name].add(values[reading.tensor], reading.rows, place, aims.get(reading.tensor), added)
 
     def _fit(self, name: str) -> None:
         """Settle a weight whose last rows are in."""

@@ -31,12 +31,15 @@ _SAMPLED = 64
 class Drift:
     """How far a layer's inputs have moved: E[x' (x - x')^T] over the same rows as a Gram matrix of x'.
 
-    ``fit`` and ``held``: (groups, inputs, inputs), float64; rows of the matrix are x'. ``means``: of x - x'.
+    ``fit`` and ``held``: (groups, inputs, inputs), float64; rows of the matrix are x'. ``means``: of x - x'. ``beside``: E[x' r^T]
+    of the rows to fit and of the held-out ones, (groups, inputs, outputs), where r is what a tensor lacks that is added to the
+    outputs.
     """
 
     fit: Array
     held: Array
     means: Means | None = None
+    beside: tuple[Array, Array] | None = None
 
     def centered(self, gram: Gram) -> Drift:
         """The same around the means of the rows to fit, ``gram`` being that of x'."""
@@ -69,16 +72,18 @@ def align(weight: Array, evidence: Evidence, drift: Drift) -> Array:
     if gram is None or gram.held is None:
         return weight
     rows = to_rows(np.asarray(weight, dtype=np.float64), evidence.layout, evidence.groups)
-    best = _pick(rows[:, :: -(-rows.shape[1] // _SAMPLED)], gram, drift)
+    missing = _missing(rows, drift)
+    step = -(-rows.shape[1] // _SAMPLED)
+    best = _pick(missing[0][:, ::step], missing[1][:, ::step], gram)
     if best is None:
         return weight
-    change = _change(_missing(rows, _pooled(gram, drift)), gram.pooled, best)
+    share = gram.held_rows / max(gram.rows + gram.held_rows, 1)
+    change = _change(missing[0] * (1.0 - share) + missing[1] * share, gram.pooled, best)
     return np.asarray(from_rows(rows + change, weight.shape, evidence.layout, evidence.groups), dtype=np.float32)
 
 
-def _pick(rows: Array, gram: Gram, drift: Drift) -> float | None:
+def _pick(missing: Array, missing_held: Array, gram: Gram) -> float | None:
     """The ridge of least held-out error, found by going downhill; None where no change makes it smaller."""
-    missing, missing_held = _missing(rows, drift.fit), _missing(rows, drift.held)
     errors: dict[int, float] = {}
 
     def error(index: int) -> float:
@@ -105,11 +110,9 @@ def _change(missing: Array, gram: Array, ridge: float) -> Array:
     return np.swapaxes(solved, 1, 2)
 
 
-def _missing(rows: Array, drift: Array) -> Array:
-    """W D^T: what of each output the inputs do not bring any more."""
-    return np.asarray(rows @ np.swapaxes(drift, 1, 2))
-
-
-def _pooled(gram: Gram, drift: Drift) -> Array:
-    share = gram.held_rows / max(gram.rows + gram.held_rows, 1)
-    return np.asarray(drift.fit * (1.0 - share) + drift.held * share)
+def _missing(rows: Array, drift: Drift) -> tuple[Array, Array]:
+    """W D^T + R^T: what of each output is lacking, as far as it goes with the inputs; over rows to fit and over held-out ones."""
+    found = [rows @ np.swapaxes(matrix, 1, 2) for matrix in (drift.fit, drift.held)]
+    if drift.beside is not None and drift.beside[0].shape[2] == rows.shape[1]:
+        found = [lacking + np.swapaxes(beside, 1, 2) for lacking, beside in zip(found, drift.beside, strict=True)]
+    return found[0], found[1]

@@ -198,6 +198,44 @@ def test_no_rows_give_no_matrix() -> None:
     assert accumulator.gram("x") is None
 
 
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_outputs_are_those_of_the_same_rows(name: str, tmp_path: Path) -> None:
+    shape, kernel, attributes = CONVOLUTIONS[name]
+    x, weight = drawn(*shape), drawn(*kernel)
+    path = save(tmp_path, f"Conv <{attributes}>" if attributes else "Conv", x, weight)
+    y = open_session(path).run({"x": x})["y"]
+    (node,) = load_model(path).graph
+    rows = rows_of(node, weight.shape)
+    assert rows is not None
+    chosen = spaced(rows.count(x), 9, 0.3)
+    taken, found = rows.take(x, chosen), rows.outputs(x, y, chosen)
+    assert found is not None
+    flat = weight.reshape(taken.shape[0], -1, taken.shape[2])
+    np.testing.assert_allclose(found, taken @ flat.transpose(0, 2, 1), rtol=1e-4, atol=1e-4)
+    assert rows.outputs(x, y[..., :-1], chosen) is None
+
+
+def test_products_give_their_outputs_row_by_row() -> None:
+    x, y, rows = drawn(2, 5, 4), drawn(2, 5, 3), VectorRows(4)
+    np.testing.assert_array_equal(rows.outputs(x, y, np.array([0, 7])), y.reshape(10, 3)[np.newaxis, [0, 7]])
+    assert rows.outputs(x, y[:1], np.array([0])) is None
+
+
+def test_what_is_lacking_beside_the_outputs_is_added_up() -> None:
+    x, rows, should_be, is_ = drawn(8, 30, 4), VectorRows(4), drawn(8, 30, 3), drawn(8, 30, 3) * 0.9
+    accumulator = GramAccumulator(rows, Sampling(8, 0.25, rows=10**9))
+    for sample in range(8):
+        piece = slice(sample, sample + 1)
+        accumulator.add(x[piece], rows, Place(sample, 1), x[piece], (should_be[piece], is_[piece]))
+    drift = accumulator.drift()
+    assert drift is not None
+    assert drift.beside is not None
+    held = np.array([3, 7])
+    for found, samples in zip(drift.beside, (np.setdiff1d(np.arange(8), held), held), strict=True):
+        given, lacking = x[samples].reshape(-1, 4).astype(float), (should_be - is_)[samples].reshape(-1, 3)
+        np.testing.assert_allclose(found, (given.T @ lacking / len(given))[np.newaxis], rtol=1e-6, atol=1e-8)
+
+
 def test_drift_is_what_the_inputs_have_lost() -> None:
     x, rows = drawn(8, 30, 4), VectorRows(4)
     exact = x + 0.1 * drawn(8, 30, 5)[..., :4]

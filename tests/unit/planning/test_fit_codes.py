@@ -53,6 +53,15 @@ BRANCHES = f"""{HEADER} net (float[n, 16] x, bool c) => (float[n, 12] y) {{
     last = MatMul (z, w2)
     y = Add (last, s)
 }}"""
+RESIDUAL = f"""{HEADER} net (float[n, 16] x) => (float[n, 16] y) {{
+    a = MatMul (x, w1)
+    r = Add (a, x)
+    h = MatMul (r, w2)
+    g = Relu (h)
+    k = MatMul (g, w3)
+    b = Add (k, bias)
+    y = Add (r, b)
+}}"""
 LEFT = f"""{HEADER} net (float[16, n] x) => (float[12, n] y) {{ y = MatMul (w, x) }}"""
 
 
@@ -158,6 +167,25 @@ def test_every_layer_is_fitted_on_what_the_layers_before_it_give(tmp_path: Path)
     codes = fitted(model, plan, data)
     assert same(codes, by_hand(model, plan, data, codes))
     assert not same(codes, fitted(model, plan, data, sequential=False))
+
+
+def test_the_last_layer_of_a_residual_block_makes_up_for_what_the_sum_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = {"w1": (16, 16), "w2": (16, 64), "w3": (64, 16), "bias": (16,)}
+    model, data = prepared(tmp_path, RESIDUAL, wide), rows(40)
+    besides = {layer.name: readings_of(layer).nodes[0].beside for layer in find_layers(model) if layer.forms}
+    assert besides == {"w1": "x", "w2": "", "w3": "r"}
+    plan = plan_for(model, "int8/channel")
+    coarse = Quantize(Form.FOLDED, parse_scheme("int2/channel"), rounding=Rounding.CLIP)
+    fine = Quantize(Form.FOLDED, parse_scheme("int6/channel"), rounding=Rounding.FITTED)
+    plan = CompressionPlan("", "", {**plan.weights, "w1": coarse, "w2": fine, "w3": fine}, plan.activation_scheme)
+    first = next(layer for layer in find_layers(model) if layer.name == "w1")
+    stored = {"w1": quantize_weight(first.array, QuantScheme.parse("int2/channel").on_axis(1))}
+    fresh = {"x": np.concatenate([feed["x"] for feed in rows(60).feeds[40:]])}
+    with_it = error(model, stored | fitted(model, plan, data), fresh)
+    monkeypatch.setattr("qcompress.planning.readings._beside", lambda node: "")
+    assert with_it < 0.8 * error(model, stored | fitted(model, plan, data), fresh)
 
 
 def test_errors_of_weights_that_are_not_fitted_are_passed_on_too(tmp_path: Path) -> None:

@@ -34,6 +34,11 @@ def outputs(rows: Array, weight: Array, layout: Layout, groups: int) -> Array:
     return np.einsum("grk,gko->rgo", rows, weight.reshape(groups, weight.shape[0] // groups, -1))
 
 
+def grouped(found: Array) -> Array:
+    """(groups, rows, outputs / group) of what ``outputs`` gives."""
+    return found[np.newaxis] if found.ndim == 2 else found.transpose(1, 0, 2)
+
+
 def drawn(layout: Layout, noise: float, count: int = 4000) -> tuple[Array, Array, Array]:
     shape, groups = SHAPES[layout]
     rng = np.random.default_rng(len(layout))
@@ -63,6 +68,30 @@ def test_outputs_come_back_to_what_they_were(layout: Layout) -> None:
     before = np.square(outputs(moved[:, fresh], weight, layout, groups) - wanted).mean()
     after = np.square(outputs(moved[:, fresh], aligned, layout, groups) - wanted).mean()
     assert after < 0.3 * before
+
+
+@pytest.mark.parametrize("layout", SHAPES)
+def test_what_is_lacking_beside_the_outputs_is_made_up_for(layout: Layout) -> None:
+    x, _, weight = drawn(layout, 0.0, 8000)
+    groups = SHAPES[layout][1]
+    rng = np.random.default_rng(3)
+    by_rows = grouped(outputs(x, weight, layout, groups))
+    mix = rng.normal(size=(groups, 12, by_rows.shape[2]))
+    lacking = x @ mix + 0.1 * rng.normal(size=by_rows.shape)  # r: nearly all of it follows from x
+    fit, held = slice(0, 3000), slice(3000, 4000)
+    evidence, drift = evidence_of(layout, x[:, :4000], x[:, :4000])
+    beside = [x[:, part].transpose(0, 2, 1) @ lacking[:, part] / x[:, part].shape[1] for part in (fit, held)]
+    aligned = align(weight, evidence, Drift(drift.fit, drift.held, beside=(beside[0], beside[1])))
+    change = grouped(outputs(x[:, 4000:], aligned, layout, groups)) - by_rows[:, 4000:]
+    assert np.square(change - lacking[:, 4000:]).mean() < 0.05 * np.square(lacking[:, 4000:]).mean()
+
+
+def test_what_is_lacking_in_another_shape_is_left_out() -> None:
+    x, moved, weight = drawn(Layout.IN_OUT, 0.05)
+    evidence, drift = evidence_of(Layout.IN_OUT, x, moved)
+    broadcast = np.ones((1, 12, 1))
+    with_it = align(weight, evidence, Drift(drift.fit, drift.held, beside=(broadcast, broadcast)))
+    np.testing.assert_array_equal(with_it, align(weight, evidence, drift))
 
 
 def test_many_rows_give_the_least_squares_solution() -> None:
