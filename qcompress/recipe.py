@@ -111,6 +111,8 @@ class Recipe:
     objective: Objective = Objective.LATENCY
     """What mode auto makes as small as the budget of loss allows."""
     weights: Scheme = field(default_factory=lambda: QuantScheme.parse("int8/channel"))
+    layers: tuple[tuple[str, Scheme], ...] = ()
+    """Layer name, glob or operator type -> scheme that its weights have instead of ``weights``; the last that fits counts."""
     bits: float | None = None
     """Average width of the codes: the width of every layer is chosen by measured loss; None: all as ``weights`` says."""
     rounding: Rounding | None = None
@@ -142,6 +144,9 @@ class Recipe:
             raise RecipeError(f"weights have 2 to 8 bits on average, not {self.bits:g}", "write for example 4.5")
         if self.bits is not None and not isinstance(self.weights, QuantScheme):
             raise RecipeError(f"widths are chosen for integer codes, not for {self.weights}", "leave one of the two away")
+        for pattern, own in self.layers:
+            if own == FloatScheme("float32"):
+                raise RecipeError(f"{pattern} cannot be {own}: that saves nothing", "keep it as it is with exclude")
         if self.weights == FloatScheme("float32") and not self.pruning.is_wanted:
             raise RecipeError("float32 weights save nothing unless they are pruned", "write for example --prune 0.5")
         scheme = self.activations
@@ -290,10 +295,15 @@ def _field_value(key: str, value: Any, where: str) -> Any:
         "mode": lambda text: Mode(_expect(text, str)),
         "objective": lambda text: Objective(_expect(text, str)),
         "ranges": lambda text: RangeMethod(_expect(text, str)),
+        "layers": _schemes,
         **dict.fromkeys(("include", "exclude", "outputs"), _texts),
         "name": lambda text: _expect(text, str),
     }
     return _converted(key, value, where, kinds.get(key, lambda flag: _expect(flag, bool)))
+
+
+def _schemes(value: Any) -> tuple[tuple[str, Scheme], ...]:
+    return tuple((pattern, parse_scheme(_expect(text, str))) for pattern, text in _expect(value, Mapping).items())
 
 
 def _texts(value: Any) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qcompress.cli.guard import Talk, uninterrupted
-from qcompress.cli.parameters import ImageSize, LazyChoice, Numbers
+from qcompress.cli.parameters import ImageSize, LayerScheme, LazyChoice, Numbers
 from qcompress.errors import UsageError
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class RecipeChoice:
     mode: Mode | None
     objective: Objective | None
     weights: str | None
+    layers: tuple[tuple[str, str], ...]
     activations: str | None
     ranges: RangeMethod | None
     bits: float | None
@@ -85,6 +86,8 @@ class RecipeChoice:
             if key in changes:
                 changes[key] = parse(changes[key])
         recipe = load_recipe(self.recipe)
+        if "layers" in changes:
+            changes["layers"] = (*recipe.layers, *((layer, parse_scheme(scheme)) for layer, scheme in changes["layers"]))
         return replace(recipe if pruning is None else pruning.apply(recipe), **changes)
 
     def changes(self) -> dict[str, Any]:
@@ -127,6 +130,13 @@ recipe_options = bundle(
     ),
     click.option(
         "--weights", metavar="SCHEME", help="Weight scheme, for example int8/channel, int4/block32, codebook16 or float16."
+    ),
+    click.option(
+        "--layer",
+        "layers",
+        type=LayerScheme(),
+        multiple=True,
+        help="Another scheme for these weights: name, glob or operator type. Repeatable, the last that fits counts.",
     ),
     click.option(
         "--bits",

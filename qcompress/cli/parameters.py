@@ -53,6 +53,21 @@ class Place(ParamType):
         return value if isinstance(value, Path) or "://" in value else Path(value)
 
 
+class LayerScheme(ParamType):
+    """A layer and its scheme, written LAYER=SCHEME."""
+
+    name = "LAYER=SCHEME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The two, as texts."""
+        if isinstance(value, tuple):
+            return value
+        layer, _, scheme = str(value).rpartition("=")
+        if not layer or not scheme:
+            self.fail(f"{value!r} is not a layer and a scheme; write for example 'head*=int8/channel'", param, ctx)
+        return layer, scheme
+
+
 class Share(ParamType):
     """A fraction, written 0.01 or 1%."""
 

@@ -52,7 +52,7 @@ def inspect_model(source: Path | str, recipe: Recipe | str = "int8") -> Inspecti
     model = prepared_from(raw, recipe)
     layers = find_layers(model)
     chosen = choose_forms(layers, PREFERENCES[recipe.mode][0], recipe, {})
-    rows = coverage(layers, as_decisions(chosen, recipe.weights))
+    rows = coverage(layers, as_decisions(layers, chosen, recipe))
     taken = [row for row in rows if row.form]
     before, after = sum(row.bytes_before for row in taken), sum(row.bytes_after for row in taken)
     return Inspection(

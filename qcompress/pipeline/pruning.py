@@ -69,7 +69,7 @@ def planned_from(
         RecipeError: the plan needs data and there is none.
     """
     settings = plan_settings(start.model, start.recipe, options)
-    if plan is None and (start.pruned is None or start.recipe.weights != EXACT):
+    if plan is None and (start.pruned is None or start.recipe.weights != EXACT or start.recipe.layers):
         made = make_plan(start.model, start.recipe, parts, settings, progress)
         prunes = {} if start.pruned is None else start.pruned.prunes
         return replace(made, plan=replace(made.plan, prunes=prunes)) if prunes else made

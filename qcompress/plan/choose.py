@@ -79,11 +79,23 @@ def static_nodes(model: Model, layers: Iterable[Layer], chosen: Mapping[str, For
     return [node for node in model.graph if node in wanted]
 
 
+def scheme_of(layer: Layer, recipe: Recipe) -> Scheme:
+    """The scheme that the recipe gives a layer's weight."""
+    listed = [scheme for pattern, scheme in recipe.layers if _matches(_words(layer), (pattern,))]
+    return listed[-1] if listed else recipe.weights
+
+
+def is_listed(layer: Layer, recipe: Recipe) -> bool:
+    """Whether the recipe gives this very layer a scheme, so that nothing else is to be chosen."""
+    return any(_matches(_words(layer), (pattern,)) for pattern, _ in recipe.layers)
+
+
 def stored_form(layer: Layer, recipe: Recipe, shapes: Shapes) -> Form:
     """The form of a layer that stays in float arithmetic."""
-    if _suits(Form.GATHERED, layer, recipe.weights):
+    scheme = scheme_of(layer, recipe)
+    if _suits(Form.GATHERED, layer, scheme):
         return Form.GATHERED
-    return Form.WEIGHT_ONLY if _suits(Form.WEIGHT_ONLY, layer, recipe.weights) and _few_rows(layer, shapes) else Form.FOLDED
+    return Form.WEIGHT_ONLY if _suits(Form.WEIGHT_ONLY, layer, scheme) and _few_rows(layer, shapes) else Form.FOLDED
 
 
 def worthwhile_opset(model: Model, recipe: Recipe) -> int:
@@ -101,7 +113,8 @@ def worthwhile_opset(model: Model, recipe: Recipe) -> int:
         total += 0 if readers == {"Gather"} else size  # tables are looked up as well in any operator set
         products += size if readers & {"MatMul", "Gemm"} else 0
     codes = recipe.weights if recipe.bits is None else QuantScheme(bits=round(recipe.bits))
-    return wanted_opset(codes) if total and products >= total / 2 else CHANNEL_SCALES
+    newest = max(wanted_opset(scheme) for scheme in (codes, *(scheme for _, scheme in recipe.layers)))
+    return newest if total and products >= total / 2 else CHANNEL_SCALES
 
 
 def _readers(node: Node) -> list[Node]:
@@ -113,7 +126,7 @@ def _form(layer: Layer, preference: Preference, recipe: Recipe, shapes: Shapes) 
     integer = wanted in (Form.STATIC, Form.DYNAMIC)
     return (
         wanted
-        if integer and _suits(wanted, layer, recipe.weights) and not is_stem(layer)
+        if integer and _suits(wanted, layer, scheme_of(layer, recipe)) and not is_stem(layer)
         else stored_form(layer, recipe, shapes)
     )
 
@@ -150,18 +163,19 @@ def selection(layers: Sequence[Layer], recipe: Recipe) -> set[str]:
     """
     names = {layer.name: _words(layer) for layer in layers}
     known = sorted({word for words in names.values() for word in words})
-    for pattern in (*recipe.include, *recipe.exclude):
+    for pattern in (*recipe.include, *recipe.exclude, *(pattern for pattern, _ in recipe.layers)):
         if pattern not in OPERATORS and not any(fnmatchcase(word, pattern) for word in known):
             near = get_close_matches(pattern, known, 1, 0.0)
             raise RecipeError(
                 f"no layer is called {pattern!r}", f"did you mean {near[0]!r}?" if near else "the model has no layers"
             )
 
-    def matches(words: tuple[str, ...], patterns: tuple[str, ...]) -> bool:
-        return any(fnmatchcase(word, pattern) for word in words for pattern in patterns)
+    inside = {name for name, words in names.items() if not recipe.include or _matches(words, recipe.include)}
+    return {name for name in inside if not _matches(names[name], recipe.exclude)}
 
-    inside = {name for name, words in names.items() if not recipe.include or matches(words, recipe.include)}
-    return {name for name in inside if not matches(names[name], recipe.exclude)}
+
+def _matches(words: tuple[str, ...], patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(word, pattern) for word in words for pattern in patterns)
 
 
 def _words(layer: Layer) -> tuple[str, ...]:

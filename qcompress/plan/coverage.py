@@ -7,7 +7,9 @@ from dataclasses import replace
 
 from qcompress.decisions import Keep, Quantize
 from qcompress.operators import Layer, Role
+from qcompress.plan.choose import scheme_of
 from qcompress.quantize import stored_bytes
+from qcompress.recipe import Recipe
 from qcompress.results import WeightRow
 from qcompress.types import Form, PerBlock, PerChannel, QuantScheme, Scheme
 
@@ -47,9 +49,12 @@ def with_zeros(
     )
 
 
-def as_decisions(chosen: Mapping[str, Form | Keep], scheme: Scheme) -> dict[str, Quantize | Keep]:
+def as_decisions(layers: Sequence[Layer], chosen: Mapping[str, Form | Keep], recipe: Recipe) -> dict[str, Quantize | Keep]:
     """Forms that nothing was fitted for yet, as decisions."""
-    return {name: form if isinstance(form, Keep) else Quantize(form, scheme) for name, form in chosen.items()}
+    forms = [(layer, chosen[layer.name]) for layer in layers if layer.name in chosen]
+    return {
+        layer.name: form if isinstance(form, Keep) else Quantize(form, scheme_of(layer, recipe)) for layer, form in forms
+    }
 
 
 def _row(layer: Layer, decision: Quantize | Keep) -> WeightRow:

@@ -12,6 +12,7 @@ from qcompress.graph.edit import int_attribute, plain_attributes
 from qcompress.graph.tensors import spilled
 from qcompress.operators import Layer, Role
 from qcompress.operators.flow import can_shift
+from qcompress.plan.choose import scheme_of
 from qcompress.plan.placement import Placement
 from qcompress.progress import Progress
 from qcompress.quantize import parameters, quantize_weight, search_clip, shortened
@@ -69,9 +70,9 @@ def fit_activations(placement: Placement, statistics: Statistics, recipe: Recipe
 
 def clipped(clips: Mapping[str, tuple[float, ...]], recipe: Recipe) -> Callable[[Layer], EncodedTensor | None]:
     """What gives the nearest codes of a layer within its clips; None for schemes without clips, which are fitted later."""
-    scheme = recipe.weights
 
     def encode(layer: Layer) -> EncodedTensor | None:
+        scheme = scheme_of(layer, recipe)
         if not isinstance(scheme, QuantScheme):
             return None
         return quantize_weight(layer.array, layer.scheme(scheme), clips[layer.name])
@@ -136,7 +137,7 @@ def _input(layer: Layer) -> str:
 
 def fit_clip(layer: Layer, statistics: Statistics | None, recipe: Recipe, scheme: Scheme | None = None) -> tuple[float, ...]:
     """Clip factors of one weight in ``scheme``, the recipe's if none is given; empty where clipping gains nothing."""
-    scheme = scheme or recipe.weights
+    scheme = scheme or scheme_of(layer, recipe)
     if not recipe.clip_weights or recipe.rounding is Rounding.NEAREST or not isinstance(scheme, QuantScheme):
         return ()
     found = importance(layer, statistics)

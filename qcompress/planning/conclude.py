@@ -9,6 +9,7 @@ from qcompress.decisions import CompressionPlan, Quantize
 from qcompress.errors import RecipeError
 from qcompress.graph import model_files
 from qcompress.graph.saving import saved_bytes
+from qcompress.plan.choose import scheme_of
 from qcompress.planning.codes import Planned, finish, first_codes
 from qcompress.planning.losses import LossMeter
 from qcompress.planning.rounding import WIDE
@@ -26,7 +27,7 @@ from qcompress.planning.widths import (
 from qcompress.planning.work import Workplace
 from qcompress.recipe import Objective, Recipe
 from qcompress.rewrite import apply_plan
-from qcompress.types import QuantScheme, Statistics
+from qcompress.types import QuantScheme, Scheme, Statistics
 
 UNPACKING_BYTES = 600
 """Nodes and constants that unpack one weight, about; what is written is weighed in the end."""
@@ -48,8 +49,12 @@ class Tools:
 
 
 def is_narrow(recipe: Recipe) -> bool:
-    """Whether the recipe's own scheme is narrower than what the nearest codes are good enough for."""
-    return not isinstance(recipe.weights, QuantScheme) or recipe.weights.bits < WIDE
+    """Whether any scheme of the recipe is narrower than what the nearest codes are good enough for."""
+    return any(_is_narrow(scheme) for scheme in (recipe.weights, *(scheme for _, scheme in recipe.layers)))
+
+
+def _is_narrow(scheme: Scheme) -> bool:
+    return not isinstance(scheme, QuantScheme) or scheme.bits < WIDE
 
 
 def wants_widths(work: Workplace) -> bool:
@@ -57,7 +62,7 @@ def wants_widths(work: Workplace) -> bool:
     recipe = work.recipe
     if recipe.bits is not None:
         return True
-    if is_narrow(recipe):
+    if _is_narrow(recipe.weights):
         return False
     return recipe.objective is Objective.SIZE or _least_ratio(work) > (recipe.gates.max_size_ratio or 1.0)
 
@@ -162,12 +167,18 @@ def _most_bits(narrowing: Narrowing) -> float | None:
     work, limits = narrowing.work, list[float]()
     open_elements = sum(elements(layer) for layer in narrowing.layers)
     if work.recipe.bits is not None:
-        taken = [layer for layer in work.layers if isinstance(narrowing.plan.weights.get(layer.name), Quantize)]
-        closed = sum(elements(layer) for layer in taken) - open_elements
-        limits.append(work.recipe.bits * (open_elements + closed) - WIDTHS[-1] * closed)
+        free = {layer.name for layer in narrowing.layers}
+        closed = [
+            (elements(layer), decision.scheme.bits)
+            for layer in work.layers
+            if layer.name not in free and isinstance(decision := narrowing.plan.weights.get(layer.name), Quantize)
+        ]
+        whole = open_elements + sum(size for size, _ in closed)
+        limits.append(work.recipe.bits * whole - sum(size * bits for size, bits in closed))
     most_bytes = _most_bytes(work)
     if most_bytes is not None:
-        others = written_bytes(work, narrowing.plan) - open_elements + UNPACKING_BYTES * len(narrowing.layers)
+        widest = written_bytes(work, with_widths(narrowing, {layer.name: WIDTHS[-1] for layer in narrowing.layers}))
+        others = widest - open_elements + UNPACKING_BYTES * len(narrowing.layers)
         limits.append(8.0 * (most_bytes - others))
     return min(limits, default=None)
 
@@ -193,4 +204,5 @@ def _least_ratio(work: Workplace) -> float:
     whole = _file_bytes(work)
     weights = [layer for layer in work.layers if not layer.reason]
     kept = whole - sum(layer.bytes for layer in weights)
-    return (kept + sum(elements(layer) * work.recipe.weights.bits / 8.0 for layer in weights)) / max(whole, 1)
+    codes = sum(elements(layer) * scheme_of(layer, work.recipe).bits / 8.0 for layer in weights)
+    return (kept + codes) / max(whole, 1)

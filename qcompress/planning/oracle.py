@@ -149,7 +149,7 @@ class ModelOracle:
         return replace(plan, activations={**plan.activations, **better}, channel_scales=self.scales)
 
     def _bytes(self, group: Group, way: Way) -> float:
-        rows = coverage(group.layers, as_decisions(group.forms[way], self.work.recipe.weights))
+        rows = coverage(group.layers, as_decisions(group.layers, group.forms[way], self.work.recipe))
         return float(sum(row.bytes_after for row in rows))
 
 

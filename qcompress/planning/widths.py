@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from qcompress.decisions import CompressionPlan, Keep, Quantize
 from qcompress.operators import Layer
+from qcompress.plan.choose import is_listed
 from qcompress.plan.fit import fit_clip
 from qcompress.plan.placement import Placement
 from qcompress.plan.solver import Option, solve
@@ -53,7 +54,11 @@ class Narrowing:
     @property
     def layers(self) -> list[Layer]:
         """Layers whose width is chosen, in graph order."""
-        taken = [layer for layer in self.work.layers if _affine(self.plan.weights.get(layer.name)) is not None]
+        taken = [
+            layer
+            for layer in self.work.layers
+            if _affine(self.plan.weights.get(layer.name)) is not None and not is_listed(layer, self.work.recipe)
+        ]
         least = SMALL * sum(elements(layer) for layer in taken)
         return [layer for layer in taken if elements(layer) >= least]
 

@@ -10,7 +10,7 @@ from qcompress.data import Parts
 from qcompress.decisions import CompressionPlan, Keep, Quantize
 from qcompress.graph import Model, digest
 from qcompress.operators import Layer
-from qcompress.plan.choose import static_nodes
+from qcompress.plan.choose import scheme_of, static_nodes
 from qcompress.plan.fit import clipped, fit_activations, fit_clips, needs_of, shift_probes
 from qcompress.plan.placement import Placement, Shapes, place
 from qcompress.progress import Progress
@@ -109,8 +109,10 @@ def assemble(work: Workplace, chosen: Chosen, fitted: Fitted) -> CompressionPlan
     """The plan of a choice."""
     placement = work.place(chosen)
     weights: dict[str, Quantize | Keep] = {
-        name: form if isinstance(form, Keep) else Quantize(form, work.recipe.weights, fitted.clips[name])
-        for name, form in chosen.items()
+        layer.name: form
+        if isinstance(form := chosen[layer.name], Keep)
+        else Quantize(form, scheme_of(layer, work.recipe), fitted.clips[layer.name])
+        for layer in work.layers
     }
     taken = {use.node.name or "" for layer in work.layers if isinstance(weights[layer.name], Quantize) for use in layer.uses}
     statistics = fitted.statistics

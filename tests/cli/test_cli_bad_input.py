@@ -398,6 +398,12 @@ def test_an_unknown_layer_names_the_nearest(place: Path, option: str) -> None:
     assert "Gemm" in compress(place, option, "Gem")
 
 
+def test_a_scheme_for_a_layer_that_is_not_there(place: Path) -> None:
+    assert "hidden" in compress(place, "--layer", "hiden=int8")
+    (place / "own.toml").write_text("layers = 3")
+    assert "layers" in compress(place, "--recipe", place / "own.toml")
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", "null", '{"layers": 3}', "\x00"])
 def test_a_bad_plan(place: Path, content: str) -> None:
     (place / "plan.json").write_text(content)

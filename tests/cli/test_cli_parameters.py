@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 import pytest
 
 from qcompress.cli import COMMANDS, main
 from qcompress.cli.limits import GateChoice
 from qcompress.cli.options import DataChoice, RecipeChoice, RunChoice
-from qcompress.cli.parameters import ImageSize, LazyChoice, Numbers, Share
+from qcompress.cli.parameters import ImageSize, LayerScheme, LazyChoice, Numbers, Share
 from qcompress.data import DataOptions, ImageOptions
 from qcompress.errors import RecipeError, UsageError
 from qcompress.recipe import RECIPES, Mode, RangeMethod
 from qcompress.results import Gates
-from qcompress.types import QuantScheme
+from qcompress.types import FloatScheme, QuantScheme
 
 
 def parsed(name: str, *words: str) -> dict[str, object]:
@@ -97,9 +99,29 @@ def test_recipe_options_change_the_recipe() -> None:
     assert (recipe.clip_weights, recipe.correct_bias) == (False, False)
 
 
+def test_layers_get_schemes_of_their_own_after_those_of_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text('[layers]\n"head*" = "int8"\nGather = "float16"\n')
+    recipe = chosen(RecipeChoice, "--recipe", str(tmp_path / "own.toml"), "--layer", "a=b=int4/block32").load()
+    assert recipe.layers == (
+        ("head*", QuantScheme.parse("int8")),
+        ("Gather", FloatScheme("float16")),
+        ("a=b", QuantScheme.parse("int4/block32")),
+    )
+
+
+@pytest.mark.parametrize("words", ["head", "=int8", "head="])
+def test_a_layer_without_a_scheme_is_a_usage_error(words: str) -> None:
+    with pytest.raises(click.BadParameter, match="not a layer and a scheme"):
+        LayerScheme().convert(words, None, None)
+
+
 def test_a_bad_scheme_is_a_recipe_error() -> None:
     with pytest.raises(RecipeError, match="not a scheme"):
         chosen(RecipeChoice, "--weights", "int8/chanel").load()
+    with pytest.raises(RecipeError, match="not a scheme"):
+        chosen(RecipeChoice, "--layer", "head=int8/chanel").load()
+    with pytest.raises(RecipeError, match="saves nothing"):
+        chosen(RecipeChoice, "--layer", "head=float32").load()
 
 
 def test_default_data_options_are_the_librarys() -> None:

@@ -122,6 +122,34 @@ def test_one_scheme_for_all_without_data(model: Path, scheme: str, tmp_path: Pat
     assert "dtype" in report["coverage"][0]
 
 
+def test_single_layers_have_schemes_of_their_own(tmp_path: Path) -> None:
+    words = ("compress", REVIEWS, "-o", tmp_path / "small.onnx", "--recipe", "int4-weights", "--no-latency")
+    report = report_of(*words, "--layer", "Gather=int8/channel", "--layer", "*query*=codebook16/channel")
+    schemes = {
+        kind: {
+            row["scheme"]
+            for row in report["coverage"]
+            if row["form"] and kind in "".join((*row["operators"], *row["layers"]))
+        }
+        for kind in ("Gather", "query", "key")
+    }
+    assert schemes == {"Gather": {"int8/channel"}, "query": {"codebook16/channel"}, "key": {"int4/block32"}}
+    rows = json.loads(run("inspect", REVIEWS, "--layer", "Gather=int4/block32", "--format", "json").stdout)["weights"]
+    assert "int4/block32" in {row["scheme"] for row in rows if "Gather" in row["operators"]}
+
+
+def test_widths_are_chosen_around_a_layer_that_has_one(calib: Path, tmp_path: Path) -> None:
+    words = ("compress", DIGITS, "-o", tmp_path / "small.onnx", "--data", calib, "--effort", "quick", "--no-latency")
+    free = report_of(*words, "--recipe", "int4")
+    largest = max(
+        (row for row in free["coverage"] if row["form"] and row["scheme"] != "int32"), key=lambda row: np.prod(row["shape"])
+    )
+    assert not largest["scheme"].startswith("int8")
+    report = report_of(*words, "--recipe", "int4", "--layer", f"{largest['weight']}=int8/channel")
+    assert next(row["scheme"] for row in report["coverage"] if row["weight"] == largest["weight"]) == "int8/channel"
+    assert average_width(report) <= 4.0 + 1e-9
+
+
 @pytest.mark.parametrize("how", [(), ("--no-sequential", "--mode", "weights")])
 def test_a_plan_with_fitted_codes_is_replayed_byte_for_byte(how: tuple[str, ...], calib: Path, tmp_path: Path) -> None:
     costs = ("--cost-file", tmp_path / "costs.json")

@@ -187,7 +187,7 @@ def test_any_graph_of_shared_weights_is_covered_and_keeps_its_outputs(tmp_path_f
     }
     assert sorted(layer.name for layer in layers) == sorted(stored)
     chosen = choose_forms(layers, PREFERENCES[mode][0], Recipe(mode=mode), {})
-    rows = coverage(layers, as_decisions(chosen, Recipe().weights))
+    rows = coverage(layers, as_decisions(layers, chosen, Recipe()))
     assert len(rows) == len(layers)
     assert all(bool(row.form) != bool(row.reason) for row in rows)
     expected = run(model, FEED)

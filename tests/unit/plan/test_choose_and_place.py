@@ -117,7 +117,7 @@ def test_integers_flow_between_the_layers_that_shall(net):
 def test_coverage_counts_codes_and_scales(net):
     layers = find_layers(net)
     chosen = choose_forms(layers, STATIC, Recipe(), {})
-    rows = {row.weight: row for row in coverage(layers, as_decisions(chosen, Recipe().weights))}
+    rows = {row.weight: row for row in coverage(layers, as_decisions(layers, chosen, Recipe()))}
     assert list(rows) == [layer.name for layer in layers]
     assert set(rows) == set(WEIGHTS_OF_NET)
     assert (rows["body_w"].bytes_before, rows["body_w"].bytes_after) == (64 * 64 * 9 * 4, 64 * 64 * 9 + 64 * 2)

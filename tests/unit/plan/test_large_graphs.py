@@ -60,7 +60,7 @@ def seconds(path: Path) -> float:
     plan = make_plan(model, Recipe(mode=Mode.WEIGHTS), None, PlanSettings(), SILENT).plan
     assert len(coverage(layers, plan.weights)) == len(layers)
     chosen = choose_forms(layers, STATIC, Recipe(), {})
-    assert as_decisions(chosen, Recipe().weights)
+    assert as_decisions(layers, chosen, Recipe())
     assert place(model, static_nodes(model, layers, chosen, Mode.AUTO), {}).nodes
     apply_plan(plan, model)
     assert model.serialize()
