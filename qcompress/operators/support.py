@@ -9,7 +9,7 @@ from qcompress.operators.table import OPERATORS, Role
 from qcompress.types import CodebookScheme, FloatScheme, Form, PerBlock, QuantScheme, Scheme, parse_scheme
 
 PACKED = 11
-"""The first operator set with BitShift, which unpacks codes of fewer than 8 bits, and with CumSum, which puts zeros back."""
+"""The first operator set with CumSum, which puts zeros back, and the oldest that codes of fewer than 8 bits are tested in."""
 
 CHANNEL_SCALES = 13
 """The first operator set whose DequantizeLinear has a scale per channel, and with bfloat16."""

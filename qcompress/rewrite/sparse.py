@@ -1,6 +1,6 @@
 """Zeros that are not stored: a bit for every number says whether it is there; ordinary operators put the zeros back.
 
-    mask (bytes, 1) --BitShift--> (bytes, 8) --Reshape--> bits 1 0 0 1 .. --CumSum--> 1 1 1 2 .. --Mul--> places 1 0 0 2 ..
+    mask (bytes) --taken apart--> (bytes, 8) --Reshape--> bits 1 0 0 1 .. --CumSum--> 1 1 1 2 .. --Mul--> places 1 0 0 2 ..
 
     values 0 5 7 .. --GatherElements at places--> 5 0 0 7 ..
 
@@ -19,6 +19,7 @@ from qcompress.graph.edit import BOOL, INT32
 from qcompress.operators.support import PACKED
 from qcompress.quantize import sparse_saves, without_zeros, zero_code
 from qcompress.rewrite.chain import Chain, shape_of
+from qcompress.rewrite.unpack import taken_apart
 from qcompress.types import Array, EncodedTensor
 
 
@@ -36,7 +37,7 @@ class Zeros:
 
 @dataclass(frozen=True, slots=True)
 class Gaps:
-    """``mask``: (bytes, 1). ``shape``: of all numbers. ``zeros``: what a zero is when that differs."""
+    """``mask``: (bytes). ``shape``: of all numbers. ``zeros``: what a zero is when that differs."""
 
     mask: Value
     shape: tuple[int, ...]
@@ -65,7 +66,7 @@ def take_out(
         return None
     chain.context.saved[name] = saved
     mask, values = without_zeros(numbers, kept, zero)
-    return values, Gaps(chain.constant(f"{name}/m", mask[:, np.newaxis]), numbers.shape, zeros)
+    return values, Gaps(chain.constant(f"{name}/m", mask), numbers.shape, zeros)
 
 
 def put_back(chain: Chain, gaps: Gaps, values: Value, name: str, element: int | None = None) -> Value:
@@ -91,11 +92,7 @@ def put_back(chain: Chain, gaps: Gaps, values: Value, name: str, element: int | 
 
 def _places(chain: Chain, gaps: Gaps, name: str) -> Value:
     """Where each number is among the values, 0 for those that are zero; one after the other."""
-    left = chain.shared("left/1", np.arange(7, -1, -1, dtype=np.uint8))
-    right = chain.shared("right/1", np.asarray(7, dtype=np.uint8))
-    high = chain.node("BitShift", [gaps.mask, left], f"{name}_high", {"direction": "LEFT"})
-    low = chain.node("BitShift", [high, right], f"{name}_low", {"direction": "RIGHT"})
-    bits = chain.node("Reshape", [low, shape_of(chain, (-1,))], f"{name}_bits")
+    bits = chain.node("Reshape", [taken_apart(chain, gaps.mask, 1, name), shape_of(chain, (-1,))], f"{name}_bits")
     if gaps.count % 8:
         bounds = [shape_of(chain, (bound,)) for bound in (0, gaps.count)]
         bits = chain.node("Slice", [bits, *bounds], f"{name}_cut")

@@ -1,8 +1,6 @@
-"""Codes in a graph: a byte each, or packed in planes that BitShift takes apart and the runtime folds when it loads the model.
+"""Codes in a graph: a byte each, or packed in planes that the runtime takes apart when it loads the model.
 
-    packed (bytes, 1) --BitShift left [6, 4, 2, 0]--> (bytes, 4) --BitShift right 6--> one code each     (2 bits)
-
-BitShift knows unsigned integers only, so packed codes count from 0: what 0 stands for is kept beside them.
+Packed codes count from 0: what 0 stands for is kept beside them.
 """
 
 from __future__ import annotations
@@ -18,6 +16,7 @@ from qcompress.graph.edit import FLOAT, INT8, INT32, UINT8
 from qcompress.quantize import PLANES, pack, short_scales
 from qcompress.rewrite.chain import Chain, shape_of
 from qcompress.rewrite.sparse import Gaps, Zeros, put_back, take_out
+from qcompress.rewrite.unpack import taken_apart
 from qcompress.types import Array, CodebookTensor, QuantizedTensor
 
 
@@ -25,8 +24,8 @@ from qcompress.types import Array, CodebookTensor, QuantizedTensor
 class Stored:
     """Codes as initializers.
 
-    ``planes``: one array of codes when they are not packed; else (bytes, 1) for each plane, or (rows, bytes, 1) ``by_rows``,
-    where each row of the first axis starts with a new byte. ``shape``: of the codes. ``lowest``: the code that a stored 0 is.
+    ``planes``: one array of codes when they are not packed; else (bytes) for each plane, or (rows, bytes) ``by_rows``, where
+    each row of the first axis starts with a new byte. ``shape``: of the codes. ``lowest``: the code that a stored 0 is.
     ``gaps``: where zeros are that are not stored, None when all codes are.
     """
 
@@ -111,7 +110,7 @@ def store_all(
     counted = _moved(codes, -lowest, np.dtype(np.uint8))
     packed = pack(counted.reshape(codes.shape[0], -1) if by_rows else counted.reshape(-1), bits)
     names = [f"{name}/q{index or ''}" for index in range(len(packed))]
-    planes = (chain.constant(label, plane[..., np.newaxis]) for label, plane in zip(names, packed, strict=True))
+    planes = (chain.constant(label, plane) for label, plane in zip(names, packed, strict=True))
     return Stored(tuple(planes), bits, codes.shape, lowest, by_rows)
 
 
@@ -205,12 +204,7 @@ def _combined(chain: Chain, stored: Stored, planes: Sequence[Value], shape: Valu
     total: Value | None = None
     offset = 0
     for plane, bits in zip(planes, PLANES[stored.bits], strict=True):
-        per_byte = 8 // bits
-        left = chain.shared(f"left/{bits}", (8 - bits - bits * np.arange(per_byte)).astype(np.uint8))
-        right = chain.shared(f"right/{bits}", np.asarray(8 - bits, dtype=np.uint8))
-        high = chain.node("BitShift", [plane, left], f"{name}_left", {"direction": "LEFT"})
-        low = chain.node("BitShift", [high, right], f"{name}_right", {"direction": "RIGHT"})
-        part = chain.node("Reshape", [low, shape], f"{name}_unpacked")
+        part = chain.node("Reshape", [taken_apart(chain, plane, bits, name), shape], f"{name}_unpacked")
         if element != UINT8:
             part = chain.node("Cast", [part], f"{name}_part", {"to": element})
         if offset:
