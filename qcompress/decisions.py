@@ -54,6 +54,7 @@ class CompressionPlan:
     raised to before anything else, None in plans that are older than this. ``sequential``: codes are fitted on what compressed
     layers give. ``prunes``: weight -> what is pruned of it before everything else, and after that ``channels``: group of channels
     -> the units that stay, all others are cut out of the model; ``compensate``: what reads those that stay is solved again.
+    ``center``: codes fitted in sequence leave the means of outputs to biases.
     """
 
     source: str
@@ -73,6 +74,7 @@ class CompressionPlan:
     prunes: Mapping[str, Prune] = field(default_factory=dict)
     channels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     compensate: bool = True
+    center: bool = True
     version: int = PLAN_VERSION
 
     def to_json(self) -> str:
@@ -101,6 +103,8 @@ class CompressionPlan:
         if self.channels:
             table["channels"] = {name: list(kept) for name, kept in self.channels.items()}
             table["compensate"] = self.compensate
+        if not self.center:
+            table["center"] = False
         return "{\n" + ",\n".join(f" {json.dumps(key)}: {_lines(value)}" for key, value in table.items()) + "\n}\n"
 
     @classmethod
@@ -131,6 +135,7 @@ class CompressionPlan:
                 machine=dict(table["machine"]),
                 opset=None if table.get("opset") is None else int(table["opset"]),
                 sequential=bool(table.get("sequential", True)),
+                center=bool(table.get("center", True)),
                 prunes={name: _prune_from_json(item) for name, item in table.get("prunes", {}).items()},
                 compensate=bool(table.get("compensate", True)),
                 channels={name: tuple(int(unit) for unit in kept) for name, kept in table.get("channels", {}).items()},

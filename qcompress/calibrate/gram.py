@@ -19,7 +19,7 @@ from qcompress.errors import CalibrationError
 from qcompress.graph import Node
 from qcompress.graph.edit import int_attribute, ints_attribute, string_attribute
 from qcompress.quantize import Gram
-from qcompress.quantize.align import Drift
+from qcompress.quantize.align import Beside, Drift
 from qcompress.quantize.evidence import Means
 from qcompress.types import Array
 
@@ -320,7 +320,9 @@ class GramAccumulator:
         if fit is None or held is None:
             return None
         beside, beside_held = self._fit_beside.mean(), self._held_beside.mean()
-        lacking = None if beside is None or beside_held is None else (beside, beside_held)
+        lacking = None
+        if beside is not None and beside_held is not None:
+            lacking = Beside(beside, beside_held, Means(self._fit_beside.middle, self._held_beside.middle))
         return Drift(fit, held, Means(self._fit_drift.middle, self._held_drift.middle), lacking)
 
 

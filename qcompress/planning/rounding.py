@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from qcompress.decisions import CompressionPlan, Quantize
 from qcompress.graph import Model
 from qcompress.operators import Layer
+from qcompress.planning.means import bias_node, mean_shift
 from qcompress.planning.readings import Readings, readings_of
 from qcompress.planning.walk import Data, Settled, WalkSettings, walk
 from qcompress.progress import SILENT, Progress
@@ -33,7 +34,7 @@ def fit_codes(
     data: Data,
     settings: WalkSettings | None = None,
     progress: Progress = SILENT,
-) -> dict[str, EncodedTensor]:
+) -> dict[str, Settled]:
     """Fit the codes of every weight that the plan does not leave to its clip factors.
 
     Weights in bodies, of recurrent layers, looked up or on the left of a product are fitted without correlations. The same
@@ -48,7 +49,7 @@ def fit_codes(
         progress: gets one stage, a unit for each weight.
 
     Returns:
-        Weight -> codes, for ``apply_plan``. Weights that are rounded by the plan alone, affine with nearest or clipped rounding
+        Weight -> codes, for ``apply_plan``, and what their biases must be shifted by. Weights that are rounded by the plan alone, affine with nearest or clipped rounding
         or of eight bits and more, are not among them.
 
     Raises:
@@ -59,8 +60,7 @@ def fit_codes(
     tasks = _tasks(layers, plan)
     fitted = [name for name, task in tasks.items() if task.is_fitted]
     with progress.stage("Fitting codes", len(fitted), "weights") as stage:
-        done = walk(model, tasks, data, settings, stage)
-    return {name: settled.tensor for name, settled in done.items()}
+        return walk(model, tasks, data, settings, stage)
 
 
 def is_fitted(decision: Quantize) -> bool:
@@ -78,6 +78,7 @@ class _Task:
     layer: Layer
     decision: Quantize
     uses: Readings
+    center: bool
 
     @property
     def is_fitted(self) -> bool:
@@ -93,7 +94,11 @@ class _Task:
 
     def settle(self, gram: Gram | None, drift: Drift | None) -> Settled:
         """The codes, as good as they get with what is known."""
-        return Settled(self._encode(gram, drift))
+        node = bias_node(self.layer, self.uses) if self.center and drift is not None else None
+        if gram is None or drift is None or node is None:
+            return Settled(self._encode(gram, drift))
+        encoded = self._encode(gram.centered(), drift.centered(gram))
+        return Settled(encoded, mean_shift(node, self.layer.array, encoded.dequantize(), self.uses, gram, drift))
 
     def _encode(self, gram: Gram | None, drift: Drift | None) -> EncodedTensor:
         scheme = self.layer.scheme(self.decision.scheme)
@@ -115,5 +120,5 @@ def _tasks(layers: Sequence[Layer], plan: CompressionPlan) -> dict[str, _Task]:
     for layer in layers:
         decision = plan.weights.get(layer.name)
         if isinstance(decision, Quantize):
-            found[layer.name] = _Task(layer, decision, readings_of(layer))
+            found[layer.name] = _Task(layer, decision, readings_of(layer), plan.center)
     return found

@@ -28,18 +28,37 @@ _SAMPLED = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Beside:
+    """What a tensor that is added to a layer's outputs lacks: r = exact - changed, over the rows of a Gram matrix of x'.
+
+    ``fit`` and ``held``: (groups, inputs, outputs), float64, E[x' r^T]. ``means``: of r, (groups, outputs).
+    """
+
+    fit: Array
+    held: Array
+    means: Means
+
+    def centered(self, inputs: Means) -> Beside | None:
+        """The same around the means of the rows to fit, ``inputs`` being those of x'."""
+        if inputs.held is None or self.means.held is None:
+            return None
+        centres = (inputs.fit, self.means.fit)
+        held = around(self.held, (inputs.held, self.means.held), centres)
+        return Beside(around(self.fit, centres, centres), held, self.means)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Drift:
     """How far a layer's inputs have moved: E[x' (x - x')^T] over the same rows as a Gram matrix of x'.
 
-    ``fit`` and ``held``: (groups, inputs, inputs), float64; rows of the matrix are x'. ``means``: of x - x'. ``beside``: E[x' r^T]
-    of the rows to fit and of the held-out ones, (groups, inputs, outputs), where r is what a tensor lacks that is added to the
-    outputs.
+    ``fit`` and ``held``: (groups, inputs, inputs), float64; rows of the matrix are x'. ``means``: of x - x'. ``beside``: what a
+    tensor lacks that is added to the outputs.
     """
 
     fit: Array
     held: Array
     means: Means | None = None
-    beside: tuple[Array, Array] | None = None
+    beside: Beside | None = None
 
     def centered(self, gram: Gram) -> Drift:
         """The same around the means of the rows to fit, ``gram`` being that of x'."""
@@ -47,14 +66,18 @@ class Drift:
             return self
         centres = (gram.means.fit, self.means.fit)
         fit = around(self.fit, centres, centres)
-        return Drift(fit, around(self.held, (gram.means.held, self.means.held), centres))
+        beside = None if self.beside is None else self.beside.centered(gram.means)
+        return Drift(fit, around(self.held, (gram.means.held, self.means.held), centres), beside=beside)
 
     def middle(self, gram: Gram) -> Array:
         """(groups, inputs), the mean of x - x' over all rows; 0 where it is not known."""
         if self.means is None or self.means.held is None:
             return np.zeros(self.fit.shape[:2])
-        share = gram.held_rows / max(gram.rows + gram.held_rows, 1)
-        return np.asarray(self.means.fit * (1.0 - share) + self.means.held * share)
+        return _pooled(self.means, gram)
+
+    def lacking(self, gram: Gram) -> Array | None:
+        """(groups, outputs), the mean of what is lacking beside the outputs; None where it is not known."""
+        return None if self.beside is None or self.beside.means.held is None else _pooled(self.beside.means, gram)
 
 
 def align(weight: Array, evidence: Evidence, drift: Drift) -> Array:
@@ -113,6 +136,12 @@ def _change(missing: Array, gram: Array, ridge: float) -> Array:
 def _missing(rows: Array, drift: Drift) -> tuple[Array, Array]:
     """W D^T + R^T: what of each output is lacking, as far as it goes with the inputs; over rows to fit and over held-out ones."""
     found = [rows @ np.swapaxes(matrix, 1, 2) for matrix in (drift.fit, drift.held)]
-    if drift.beside is not None and drift.beside[0].shape[2] == rows.shape[1]:
-        found = [lacking + np.swapaxes(beside, 1, 2) for lacking, beside in zip(found, drift.beside, strict=True)]
+    if drift.beside is not None and drift.beside.fit.shape[2] == rows.shape[1]:
+        both = (drift.beside.fit, drift.beside.held)
+        found = [lacking + np.swapaxes(beside, 1, 2) for lacking, beside in zip(found, both, strict=True)]
     return found[0], found[1]
+
+
+def _pooled(means: Means, gram: Gram) -> Array:
+    share = gram.held_rows / max(gram.rows + gram.held_rows, 1)
+    return np.asarray(means.fit * (1.0 - share) + (0.0 if means.held is None else means.held * share))

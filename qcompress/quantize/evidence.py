@@ -36,9 +36,9 @@ def around(moment: Array, means: tuple[Array, Array], centres: tuple[Array, Arra
     """E[(l - a) (r - b)^T] from E[l r^T], the means of l and r, and the centres a and b.
 
     Args:
-        moment: (groups, inputs, inputs).
-        means: (groups, inputs) each.
-        centres: (groups, inputs) each.
+        moment: (groups, inputs, inputs or outputs).
+        means: (groups, inputs or outputs) each.
+        centres: as the means.
     """
     (left, right), (a, b) = means, centres
     return np.asarray(

@@ -9,13 +9,12 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from qcompress.operators import Layer
-from qcompress.operators.flow import can_shift, is_plain_product
+from qcompress.planning.means import bias_node, mean_shift
 from qcompress.planning.readings import Readings, readings_of
 from qcompress.planning.walk import Settled, Shifts
 from qcompress.prune import CRITERIA
-from qcompress.quantize import Evidence, Gram, Layout
+from qcompress.quantize import Evidence, Gram
 from qcompress.quantize.align import Drift, align
-from qcompress.quantize.layouts import to_rows
 from qcompress.types import Array, FloatScheme, NarrowTensor, Prune
 
 EXACT = FloatScheme("float32")
@@ -52,7 +51,7 @@ class PruneTask:
     def settle(self, gram: Gram | None, drift: Drift | None) -> Settled:
         """Prune; what that takes from the mean of each output is given back by the bias, where there can be one."""
         weight = self.layer.array
-        holds = self._bias_node() if gram is not None else None
+        holds = bias_node(self.layer, self.uses) if gram is not None else None
         centered = holds is not None and gram is not None
         seen = gram.centered() if centered and gram is not None else gram
         evidence = Evidence(self.uses.layout, self.uses.groups, seen)
@@ -64,22 +63,8 @@ class PruneTask:
             pruned = np.asarray(pruned).astype(FloatScheme(self.layer.stored_dtype).storage).astype(np.float32)
         shifts: Shifts = {}
         if gram is not None and holds is not None and self.compensate:
-            before = gram.middle if drift is None else gram.middle + drift.middle(gram)
-            shifts = {holds: tuple(self._outputs(weight, before) - self._outputs(pruned, gram.middle))}
+            shifts = mean_shift(holds, weight, pruned, self.uses, gram, drift)
         return Settled(NarrowTensor(np.asarray(pruned, dtype=np.float32), EXACT), shifts)
-
-    def _bias_node(self) -> str | None:
-        """The one node that uses the weight, when it has or can have a bias for each output."""
-        if len(self.layer.uses) != 1 or self.uses.layout is Layout.CONV_TRANSPOSE:
-            return None
-        node = self.layer.node
-        plain = node.op_type != "Gemm" or is_plain_product(node)
-        return (node.name or None) if plain and can_shift(node) else None
-
-    def _outputs(self, weight: Array, inputs: Array) -> Array:
-        """What the layer makes of one row of each group, (outputs,); ``inputs``: (groups, inputs)."""
-        rows = to_rows(np.asarray(weight, dtype=np.float64), self.uses.layout, self.uses.groups)
-        return np.asarray(np.einsum("goi,gi->go", rows, inputs).reshape(-1))
 
 
 def prune_task(layer: Layer, prune: Prune, shrink: Shrink) -> PruneTask:

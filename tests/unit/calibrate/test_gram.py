@@ -231,7 +231,7 @@ def test_what_is_lacking_beside_the_outputs_is_added_up() -> None:
     assert drift is not None
     assert drift.beside is not None
     held = np.array([3, 7])
-    for found, samples in zip(drift.beside, (np.setdiff1d(np.arange(8), held), held), strict=True):
+    for found, samples in zip((drift.beside.fit, drift.beside.held), (np.setdiff1d(np.arange(8), held), held), strict=True):
         given, lacking = x[samples].reshape(-1, 4).astype(float), (should_be - is_)[samples].reshape(-1, 3)
         np.testing.assert_allclose(found, (given.T @ lacking / len(given))[np.newaxis], rtol=1e-6, atol=1e-8)
 

@@ -19,9 +19,10 @@ from qcompress.operators import find_layers
 from qcompress.planning.readings import readings_of
 from qcompress.planning.rounding import fit_codes
 from qcompress.planning.shelf import Shelf
-from qcompress.planning.walk import WalkSettings
+from qcompress.planning.walk import Settled, WalkSettings
 from qcompress.quantize import Evidence, Layout, fit_weight, quantize_weight
 from qcompress.quantize.align import align
+from qcompress.rewrite.bias import shift_biases
 from qcompress.runtime import Session, open_session
 from qcompress.types import Array, CodebookTensor, EncodedTensor, Feed, Form, QuantScheme, Rounding, parse_scheme
 
@@ -93,17 +94,24 @@ def plan_for(model: Model, scheme: str, rounding: Rounding = Rounding.FITTED, mo
     return CompressionPlan("", "", weights, QuantScheme(signed=False, symmetric=False))
 
 
-def fitted(model: Model, plan: CompressionPlan, data: Samples, **settings: object) -> dict[str, EncodedTensor]:
+def settled(model: Model, plan: CompressionPlan, data: Samples, **settings: object) -> dict[str, Settled]:
     chosen = WalkSettings(threads=1, **settings)  # type: ignore[arg-type]
     return fit_codes(model, find_layers(model), plan, data, chosen)
 
 
-def with_codes(model: Model, codes: Mapping[str, EncodedTensor]) -> Model:
+def fitted(model: Model, plan: CompressionPlan, data: Samples, **settings: object) -> dict[str, EncodedTensor]:
+    return {name: item.tensor for name, item in settled(model, plan, data, **settings).items()}
+
+
+def with_codes(model: Model, codes: Mapping[str, EncodedTensor | Settled]) -> Model:
     changed = model.clone()
     for graph in changed.ir.graphs():
         for name, value in graph.initializers.items():
             if name in codes:
-                set_constant(value, codes[name].dequantize())
+                item = codes[name]
+                set_constant(value, (item.tensor if isinstance(item, Settled) else item).dequantize())
+    shifts = [item.shifts for item in codes.values() if isinstance(item, Settled)]
+    shift_biases(changed, {node: shift for found in shifts for node, shift in found.items()})
     return changed
 
 
@@ -111,7 +119,7 @@ def outputs(model: Model, feed: Feed, names: Sequence[str] = ()) -> dict[str, Ar
     return open_session(extend(model, [], {}, names or [output.name for output in model.outputs])).run(feed)
 
 
-def error(model: Model, codes: Mapping[str, EncodedTensor], feed: Feed) -> float:
+def error(model: Model, codes: Mapping[str, EncodedTensor | Settled], feed: Feed) -> float:
     exact, found = outputs(model, feed), outputs(with_codes(model, codes), feed)
     return sum(float(np.square(exact[name] - found[name]).mean() / exact[name].var()) for name in exact)
 
@@ -145,7 +153,7 @@ def test_fitted_codes_of_a_trained_model_are_better_than_rounded_ones(
 ) -> None:
     model, data, fresh = digits
     plan = plan_for(model, f"int{bits}/channel", most=6)  # all of them take long
-    codes = fitted(model, plan, data)
+    codes = settled(model, plan, data)
     assert codes.keys() == {name for name, item in plan.weights.items() if isinstance(item, Quantize)}
     found = error(model, codes, fresh)
     for rounding in (Rounding.NEAREST, Rounding.CLIP):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from qcompress.quantize import Evidence, Gram, Layout
-from qcompress.quantize.align import Drift, align
+from qcompress.quantize.align import Beside, Drift, align
+from qcompress.quantize.evidence import Means
 from qcompress.types import Array
 
 SHAPES = {
@@ -15,6 +16,8 @@ SHAPES = {
     Layout.CONV: ((8, 3, 2, 2), 2),
     Layout.CONV_TRANSPOSE: ((24, 3, 2), 2),
 }
+
+NO_MEANS = Means(np.zeros((1, 7)), None)
 
 
 def moments(x: Array, moved: Array) -> tuple[Array, Array]:
@@ -81,7 +84,7 @@ def test_what_is_lacking_beside_the_outputs_is_made_up_for(layout: Layout) -> No
     fit, held = slice(0, 3000), slice(3000, 4000)
     evidence, drift = evidence_of(layout, x[:, :4000], x[:, :4000])
     beside = [x[:, part].transpose(0, 2, 1) @ lacking[:, part] / x[:, part].shape[1] for part in (fit, held)]
-    aligned = align(weight, evidence, Drift(drift.fit, drift.held, beside=(beside[0], beside[1])))
+    aligned = align(weight, evidence, Drift(drift.fit, drift.held, beside=Beside(*beside, NO_MEANS)))
     change = grouped(outputs(x[:, 4000:], aligned, layout, groups)) - by_rows[:, 4000:]
     assert np.square(change - lacking[:, 4000:]).mean() < 0.05 * np.square(lacking[:, 4000:]).mean()
 
@@ -90,7 +93,7 @@ def test_what_is_lacking_in_another_shape_is_left_out() -> None:
     x, moved, weight = drawn(Layout.IN_OUT, 0.05)
     evidence, drift = evidence_of(Layout.IN_OUT, x, moved)
     broadcast = np.ones((1, 12, 1))
-    with_it = align(weight, evidence, Drift(drift.fit, drift.held, beside=(broadcast, broadcast)))
+    with_it = align(weight, evidence, Drift(drift.fit, drift.held, beside=Beside(broadcast, broadcast, NO_MEANS)))
     np.testing.assert_array_equal(with_it, align(weight, evidence, drift))
 
 
