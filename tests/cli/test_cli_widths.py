@@ -150,7 +150,9 @@ def test_widths_are_chosen_around_a_layer_that_has_one(calib: Path, tmp_path: Pa
     assert average_width(report) <= 4.0 + 1e-9
 
 
-@pytest.mark.parametrize("how", [(), ("--no-sequential", "--mode", "weights")])
+@pytest.mark.parametrize(
+    "how", [(), ("--no-sequential", "--mode", "weights"), ("--no-bias-correction", "--mode", "weights")]
+)
 def test_a_plan_with_fitted_codes_is_replayed_byte_for_byte(how: tuple[str, ...], calib: Path, tmp_path: Path) -> None:
     costs = ("--cost-file", tmp_path / "costs.json")
     words = ("--data", calib, "--recipe", "int4", "--effort", "quick", *how)

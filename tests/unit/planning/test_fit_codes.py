@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -194,6 +194,29 @@ def test_the_last_layer_of_a_residual_block_makes_up_for_what_the_sum_lacks(
     with_it = error(model, stored | fitted(model, plan, data), fresh)
     monkeypatch.setattr("qcompress.planning.readings._beside", lambda node: "")
     assert with_it < 0.8 * error(model, stored | fitted(model, plan, data), fresh)
+
+
+def test_biases_give_back_the_means_of_outputs(tmp_path: Path) -> None:
+    body = "h = Gemm (x, w1, b1) \n r = Relu (h) \n y = Gemm (r, w2, b2)"
+    text = f"{HEADER} net (float[n, 16] x) => (float[n, 16] y) {{ {body} }}"
+    model = prepared(tmp_path, text, {"w1": (16, 16), "b1": (16,), "w2": (16, 16), "b2": (16,)})
+    data, plan = rows(24), plan_for(model, "int2/channel")
+    seen = {"x": np.concatenate([feed["x"] for feed in data.feeds])}
+    missed = {}
+    for center in (True, False):
+        found = settled(model, replace(plan, center=center), data)
+        assert all(bool(item.shifts) is center for item in found.values())
+        exact, changed = (outputs(this, seen)["y"] for this in (model, with_codes(model, found)))
+        missed[center] = np.abs((changed - exact).mean(axis=0)).max() / exact.std()
+    assert missed[True] < 1e-4
+    assert missed[False] > 1e-3
+
+
+def test_what_is_rounded_without_sequence_leaves_biases_to_others(tmp_path: Path) -> None:
+    text = f"{HEADER} net (float[n, 16] x) => (float[n, 16] y) {{ y = Gemm (x, w1, b1) }}"
+    model = prepared(tmp_path, text, {"w1": (16, 16), "b1": (16,)})
+    found = settled(model, plan_for(model, "int3/channel"), rows(12), sequential=False)
+    assert not found["w1"].shifts
 
 
 def test_errors_of_weights_that_are_not_fitted_are_passed_on_too(tmp_path: Path) -> None:
