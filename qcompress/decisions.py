@@ -10,7 +10,7 @@ from typing import Any
 from qcompress.errors import RecipeError
 from qcompress.types import Criterion, Form, Pattern, Prune, QuantScheme, Rounding, Scheme, parse_scheme
 
-PLAN_VERSION = 2
+PLAN_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +97,13 @@ class CompressionPlan:
             "machine": dict(self.machine),
             "opset": self.opset,
             "sequential": self.sequential,
+            "center": self.center,
         }
         if self.prunes:
             table["prunes"] = {name: _prune_to_json(prune) for name, prune in self.prunes.items()}
         if self.channels:
             table["channels"] = {name: list(kept) for name, kept in self.channels.items()}
             table["compensate"] = self.compensate
-        if not self.center:
-            table["center"] = False
         return "{\n" + ",\n".join(f" {json.dumps(key)}: {_lines(value)}" for key, value in table.items()) + "\n}\n"
 
     @classmethod
@@ -135,7 +134,7 @@ class CompressionPlan:
                 machine=dict(table["machine"]),
                 opset=None if table.get("opset") is None else int(table["opset"]),
                 sequential=bool(table.get("sequential", True)),
-                center=bool(table.get("center", True)),
+                center=bool(table["center"]),
                 prunes={name: _prune_from_json(item) for name, item in table.get("prunes", {}).items()},
                 compensate=bool(table.get("compensate", True)),
                 channels={name: tuple(int(unit) for unit in kept) for name, kept in table.get("channels", {}).items()},

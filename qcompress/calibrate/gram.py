@@ -291,7 +291,7 @@ class GramAccumulator:
             if exact is not None:
                 missing = rows.take(exact[piece], chosen) - taken
                 (self._held_drift if held else self._fit_drift).add(taken, missing)
-            if beside is not None and beside[0].shape == beside[1].shape and beside[0].shape[0] == x.shape[0]:
+            if beside is not None and beside[0].shape == beside[1].shape and beside[0].shape[:1] == x.shape[:1]:
                 lacking = rows.outputs(x[piece], beside[0][piece] - beside[1][piece], chosen)
                 if lacking is not None:
                     (self._held_beside if held else self._fit_beside).add(taken, lacking)

@@ -59,7 +59,7 @@ class RecipeChoice:
     mode: Mode | None
     objective: Objective | None
     weights: str | None
-    layers: tuple[tuple[str, str], ...]
+    layers: tuple[str, ...]
     activations: str | None
     ranges: RangeMethod | None
     bits: float | None
@@ -87,7 +87,8 @@ class RecipeChoice:
                 changes[key] = parse(changes[key])
         recipe = load_recipe(self.recipe)
         if "layers" in changes:
-            changes["layers"] = (*recipe.layers, *((layer, parse_scheme(scheme)) for layer, scheme in changes["layers"]))
+            split = (text.rpartition("=") for text in changes["layers"])
+            changes["layers"] = (*recipe.layers, *((layer, parse_scheme(scheme)) for layer, _, scheme in split))
         return replace(recipe if pruning is None else pruning.apply(recipe), **changes)
 
     def changes(self) -> dict[str, Any]:

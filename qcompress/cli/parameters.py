@@ -58,14 +58,12 @@ class LayerScheme(ParamType):
 
     name = "LAYER=SCHEME"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The two, as texts."""
-        if isinstance(value, tuple):
-            return value
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text, when it has both."""
         layer, _, scheme = str(value).rpartition("=")
         if not layer or not scheme:
             self.fail(f"{value!r} is not a layer and a scheme; write for example 'head*=int8/channel'", param, ctx)
-        return layer, scheme
+        return str(value)
 
 
 class Share(ParamType):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,10 +14,13 @@ from qcompress.graph import Model, digest, model_files, save_model
 from qcompress.graph.passes.halves import narrow_halves
 from qcompress.measure import LatencySettings, measure_latency
 from qcompress.pipeline.opening import RunOptions, first_feeds, open_timing, plan_settings, timed_threads
+from qcompress.plan.choose import is_listed
 from qcompress.planning import Planned, find_codes, make_plan, open_workplace
 from qcompress.planning.pruning import EXACT, Pruned, prune_model, replay_pruning, stored_exactly
+from qcompress.planning.work import Workplace
 from qcompress.progress import Progress
 from qcompress.recipe import Recipe
+from qcompress.types import Prune
 
 SECONDS_TO_TIME = 2.0
 
@@ -72,6 +75,8 @@ def planned_from(
     if plan is None and (start.pruned is None or start.recipe.weights != EXACT or start.recipe.layers):
         made = make_plan(start.model, start.recipe, parts, settings, progress)
         prunes = {} if start.pruned is None else start.pruned.prunes
+        if start.recipe.weights == EXACT:
+            made = _others_exactly(made, open_workplace(start.model, start.recipe, parts, settings, progress), prunes)
         return replace(made, plan=replace(made.plan, prunes=prunes)) if prunes else made
     work = open_workplace(start.model, start.recipe, parts, settings, progress)
     if plan is None:
@@ -144,3 +149,12 @@ def _adjusted(
 def _rest(budget: float, lost: float | None) -> float:
     """What pruning leaves of a budget; a tenth at least, so that what follows stays sensible where it leaves nothing."""
     return max(budget - (lost or 0.0), budget / 10.0)
+
+
+def _others_exactly(made: Planned, work: Workplace, prunes: Mapping[str, Prune]) -> Planned:
+    """The plan with nothing but the layers that the recipe gives a scheme quantized."""
+    listed = {layer.name for layer in work.layers if is_listed(layer, work.recipe)}
+    exact = stored_exactly(work, prunes).weights
+    weights = {name: item if name in listed else exact[name] for name, item in made.plan.weights.items()}
+    codes = {name: item for name, item in made.codes.items() if name in listed}
+    return replace(made, plan=replace(made.plan, weights=weights), codes=codes)

@@ -81,13 +81,17 @@ def static_nodes(model: Model, layers: Iterable[Layer], chosen: Mapping[str, For
 
 def scheme_of(layer: Layer, recipe: Recipe) -> Scheme:
     """The scheme that the recipe gives a layer's weight."""
-    listed = [scheme for pattern, scheme in recipe.layers if _matches(_words(layer), (pattern,))]
-    return listed[-1] if listed else recipe.weights
+    return _listed(_words(layer), recipe) or recipe.weights
 
 
 def is_listed(layer: Layer, recipe: Recipe) -> bool:
     """Whether the recipe gives this very layer a scheme, so that nothing else is to be chosen."""
-    return any(_matches(_words(layer), (pattern,)) for pattern, _ in recipe.layers)
+    return _listed(_words(layer), recipe) is not None
+
+
+def _listed(words: tuple[str, ...], recipe: Recipe) -> Scheme | None:
+    """The last scheme that the recipe has for something called so."""
+    return next((scheme for pattern, scheme in reversed(recipe.layers) if _matches(words, (pattern,))), None)
 
 
 def stored_form(layer: Layer, recipe: Recipe, shapes: Shapes) -> Form:
@@ -99,11 +103,13 @@ def stored_form(layer: Layer, recipe: Recipe, shapes: Shapes) -> Form:
 
 
 def worthwhile_opset(model: Model, recipe: Recipe) -> int:
-    """The operator set that the recipe's codes have their fastest kernels in, if products have half of the weights or more.
+    """The operator set that the recipe's codes have their fastest kernels in, if products with them are half of the weights.
 
     Newer operator sets than 13 bring nothing to convolutions, and runtimes that are a few years old do not know them.
     """
-    total = products = 0
+    total = 0
+    products: dict[int, int] = {}
+    codes = recipe.weights if recipe.bits is None else QuantScheme(bits=round(recipe.bits))
     for value in model.graph.initializers.values():
         size = 0 if value.const_value is None else value.const_value.nbytes
         users = [use.node for use in value.uses()]
@@ -111,10 +117,11 @@ def worthwhile_opset(model: Model, recipe: Recipe) -> int:
             reader.op_type for node in users for reader in (_readers(node) if node.op_type == "Transpose" else [node])
         }
         total += 0 if readers == {"Gather"} else size  # tables are looked up as well in any operator set
-        products += size if readers & {"MatMul", "Gemm"} else 0
-    codes = recipe.weights if recipe.bits is None else QuantScheme(bits=round(recipe.bits))
-    newest = max(wanted_opset(scheme) for scheme in (codes, *(scheme for _, scheme in recipe.layers)))
-    return newest if total and products >= total / 2 else CHANNEL_SCALES
+        if readers & {"MatMul", "Gemm"}:
+            words = (value.name or "", *(text for node in users for text in (node.name or "", node.op_type)))
+            wanted = wanted_opset(_listed(words, recipe) or codes)
+            products[wanted] = products.get(wanted, 0) + size
+    return next((opset for opset, size in sorted(products.items(), reverse=True) if size >= total / 2), CHANNEL_SCALES)
 
 
 def _readers(node: Node) -> list[Node]:

@@ -54,6 +54,7 @@ def finish(work: Workplace, plan: CompressionPlan) -> Planned:
     place = _rescaled(work, plan)
     changed = [layer for layer in place.layers if layer.name in codes]
     aimed = {name for name, item in plan.weights.items() if plan.sequential and needs_data(item)}
+    aimed |= {name for name, item in settled.items() if item.shifts}
     shifts = measure_shifts(
         place, [layer for layer in changed if layer.name not in aimed], lambda layer: codes.get(layer.name)
     )

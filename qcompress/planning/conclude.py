@@ -9,7 +9,7 @@ from qcompress.decisions import CompressionPlan, Quantize
 from qcompress.errors import RecipeError
 from qcompress.graph import model_files
 from qcompress.graph.saving import saved_bytes
-from qcompress.plan.choose import scheme_of
+from qcompress.plan.choose import is_listed, scheme_of
 from qcompress.planning.codes import Planned, finish, first_codes
 from qcompress.planning.losses import LossMeter
 from qcompress.planning.rounding import WIDE
@@ -85,6 +85,8 @@ def conclude(work: Workplace, plan: CompressionPlan, statistics: Statistics | No
             "give --data with at least 8 samples, or one width for all: --weights int4/channel",
         )
     narrowing = Narrowing(work, plan, tools.meter, tools.measurements, statistics, tools.most_runs)
+    if not narrowing.layers:
+        return _weighed(finish(work, plan), tools)
     sizes = {layer.name: elements(layer) for layer in narrowing.layers}
     most = _most_bits(narrowing)
     least = sum(sizes.values()) * WIDTHS[0]
@@ -167,11 +169,12 @@ def _most_bits(narrowing: Narrowing) -> float | None:
     work, limits = narrowing.work, list[float]()
     open_elements = sum(elements(layer) for layer in narrowing.layers)
     if work.recipe.bits is not None:
-        free = {layer.name for layer in narrowing.layers}
-        closed = [
+        taken = {layer.name for layer in narrowing.layers}
+        closed = [  # small ones; those that the recipe gives a scheme are no part of the average
             (elements(layer), decision.scheme.bits)
             for layer in work.layers
-            if layer.name not in free and isinstance(decision := narrowing.plan.weights.get(layer.name), Quantize)
+            if layer.name not in taken and not is_listed(layer, work.recipe)
+            if isinstance(decision := narrowing.plan.weights.get(layer.name), Quantize)
         ]
         whole = open_elements + sum(size for size, _ in closed)
         limits.append(work.recipe.bits * whole - sum(size * bits for size, bits in closed))

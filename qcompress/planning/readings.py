@@ -8,6 +8,7 @@ from qcompress.calibrate.gram import Rows, rows_of
 from qcompress.graph import Node
 from qcompress.graph.edit import int_attribute, is_constant
 from qcompress.operators import Layer, Role
+from qcompress.operators.flow import is_plain_product
 from qcompress.operators.layers import Use
 from qcompress.quantize import Layout
 
@@ -72,6 +73,8 @@ def _rows(layer: Layer, use: Use) -> Rows | None:
 
 def _beside(node: Node) -> str:
     """The tensor that is added to a node's output, a bias in between or not, before anything else reads it."""
+    if node.op_type == "Gemm" and not is_plain_product(node):
+        return ""
     value = node.outputs[0]
     while not value.is_graph_output() and len(uses := list(value.uses())) == 1 and uses[0].node.op_type == "Add":
         add = uses[0].node

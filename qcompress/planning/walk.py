@@ -210,7 +210,7 @@ class _Walk:
     def _sort(self, segments: Segments) -> None:
         """Find what is read in which segment, and where the last rows of each weight are in."""
         index = segments.index()
-        made = {output.name: index.get(node.name or "", 0) for node in self._model.graph for output in node.outputs}
+        made = {output.name: index[node.name] for node in self._model.graph if node.name in index for output in node.outputs}
         self._readings: list[list[tuple[str, Reading]]] = [[] for _ in range(len(segments))]
         self._due: list[list[str]] = [[] for _ in range(len(segments))]
         for name, task in self._tasks.items():

@@ -206,7 +206,7 @@ def test_a_manifest_is_written_once_and_a_dry_run_says_why(tmp_path: Path, capsy
         in_process("batch", tmp_path, "--init")
     with pytest.raises(UsageError, match="writes nothing"):
         in_process("batch", tmp_path, "--init", "--dry-run")
-    in_process("batch", tmp_path / "zoo.toml", "-o", tmp_path / "out", "--dry-run", "--format=json")
+    in_process("batch", tmp_path / "zoo.toml", "-o", tmp_path / "out", "--dry-run", "--format=json", "--layer", "Gemm=int8")
     (row,) = json.loads(capsys.readouterr().out)
     assert row["model"] == "deep/a"
     assert (row["would"], row["why"]) == ("runs", "there is no result yet")

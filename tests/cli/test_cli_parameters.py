@@ -113,6 +113,7 @@ def test_layers_get_schemes_of_their_own_after_those_of_the_recipe(tmp_path: Pat
 def test_a_layer_without_a_scheme_is_a_usage_error(words: str) -> None:
     with pytest.raises(click.BadParameter, match="not a layer and a scheme"):
         LayerScheme().convert(words, None, None)
+    assert LayerScheme().convert("a=b=int8", None, None) == "a=b=int8"
 
 
 def test_a_bad_scheme_is_a_recipe_error() -> None:

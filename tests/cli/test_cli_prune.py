@@ -177,6 +177,20 @@ def test_half_precision_stays_half_precision(calib: Path, tmp_path: Path) -> Non
         np.savez(tmp_path / "half.npz", image=data["image"].astype(np.float16))
     report = report_of("prune", half, "--data", tmp_path / "half.npz", "-o", out, *SAME)
     assert ratio_of(report) < 0.65
+    largest = max((row for row in report["coverage"] if row["form"]), key=lambda row: row["bytes_before"])["weight"]
+    words = (
+        "prune",
+        half,
+        "--data",
+        tmp_path / "half.npz",
+        "-o",
+        tmp_path / "both.onnx",
+        "--layer",
+        f"{largest}=int8/channel",
+    )
+    both = report_of(*words, *SAME)
+    assert {row["scheme"] for row in both["coverage"] if row["form"]} == {"float16", "int8/channel"}
+    assert ratio_of(both) < ratio_of(report)
 
 
 @pytest.mark.parametrize(

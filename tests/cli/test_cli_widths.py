@@ -147,7 +147,25 @@ def test_widths_are_chosen_around_a_layer_that_has_one(calib: Path, tmp_path: Pa
     assert not largest["scheme"].startswith("int8")
     report = report_of(*words, "--recipe", "int4", "--layer", f"{largest['weight']}=int8/channel")
     assert next(row["scheme"] for row in report["coverage"] if row["weight"] == largest["weight"]) == "int8/channel"
-    assert average_width(report) <= 4.0 + 1e-9
+    others = {**report, "coverage": [row for row in report["coverage"] if row["weight"] != largest["weight"]]}
+    assert 3.5 < average_width(others) <= 4.0 + 1e-9  # the average is of the others
+
+
+def test_when_all_layers_have_a_scheme_no_width_is_chosen(calib: Path, tmp_path: Path) -> None:
+    words = ("compress", DIGITS, "-o", tmp_path / "small.onnx", "--data", calib, "--effort", "quick", "--no-latency")
+    report = report_of(*words, "--recipe", "int4", "--layer", "*=int8/channel")
+    assert {row["scheme"] for row in report["coverage"] if row["form"]} <= {"int8/channel", "int8", "int32"}
+    assert not any("bits on average" in note for note in report["notes"])
+
+
+def test_a_plan_of_an_older_version_is_refused(calib: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    run("plan", DIGITS, "-o", plan, "--data", calib, "--effort", "quick")
+    table = json.loads(plan.read_text())
+    assert table["center"] is True
+    plan.write_text(json.dumps({**table, "version": table["version"] - 1}))
+    result = run("compress", DIGITS, "-o", tmp_path / "small.onnx", "--data", calib, "--plan", plan, code=3)
+    assert "make the plan again" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,13 @@ RESIDUAL = f"""{HEADER} net (float[n, 16] x) => (float[n, 16] y) {{
     b = Add (k, bias)
     y = Add (r, b)
 }}"""
+COMPUTED = f"""{HEADER} net (float[n, 16] x) => (float[n, 16] y) {{
+    h = MatMul (x, w1) \n r = Relu (h)
+    k = Sin (c)
+    a = MatMul (r, w2) \n b = Add (a, k)
+    s = ReduceMean <keepdims = 0> (h)
+    d = MatMul (b, w3) \n y = Add (d, s)
+}}"""
 LEFT = f"""{HEADER} net (float[16, n] x) => (float[12, n] y) {{ y = MatMul (w, x) }}"""
 
 
@@ -194,6 +201,17 @@ def test_the_last_layer_of_a_residual_block_makes_up_for_what_the_sum_lacks(
     with_it = error(model, stored | fitted(model, plan, data), fresh)
     monkeypatch.setattr("qcompress.planning.readings._beside", lambda node: "")
     assert with_it < 0.8 * error(model, stored | fitted(model, plan, data), fresh)
+
+
+def test_what_is_added_may_be_a_computed_constant_or_a_single_number(tmp_path: Path) -> None:
+    model = prepared(tmp_path, COMPUTED, {"w1": (16, 16), "w2": (16, 16), "w3": (16, 16), "c": (16,)})
+    assert fitted(model, plan_for(model, "int3/channel", most=3), rows(12)).keys() == {"w1", "w2", "w3"}
+
+
+def test_a_scaled_product_makes_up_for_nothing_beside_it(tmp_path: Path) -> None:
+    text = f"{HEADER} net (float[n, 16] x) => (float[n, 16] y) {{ a = Gemm <alpha = 0.5> (x, w1) \n y = Add (a, x) }}"
+    (layer,) = (layer for layer in find_layers(prepared(tmp_path, text, {"w1": (16, 16)})) if layer.forms)
+    assert readings_of(layer).nodes[0].beside == ""
 
 
 def test_biases_give_back_the_means_of_outputs(tmp_path: Path) -> None:

@@ -126,6 +126,21 @@ def test_nothing_moved_or_nothing_held_out_leaves_the_weight_alone() -> None:
     np.testing.assert_array_equal(align(weight, alone, drift), weight)
 
 
+def test_an_input_that_is_hardly_ever_active_gets_no_weight_of_any_size() -> None:
+    rng = np.random.default_rng(5)
+    x, _, weight = drawn(Layout.IN_OUT, 0.5, 160)
+    x = x.copy()
+    x[:, :, 3] = 0.0
+    x[:, ::16, 3] = 1e-3  # seen ten times, a thousandth of the others
+    lacking = rng.normal(size=(1, 160, 7)) + 100.0 * x[:, :, 3:4]
+    evidence, drift = evidence_of(Layout.IN_OUT, x, x)
+    beside = [
+        x[:, part].transpose(0, 2, 1) @ lacking[:, part] / x[:, part].shape[1] for part in (slice(0, 120), slice(120, 160))
+    ]
+    aligned = align(weight, evidence, Drift(drift.fit, drift.held, beside=Beside(beside[0], beside[1], NO_MEANS)))
+    assert np.abs(aligned - weight)[3].max() < np.abs(weight).max()
+
+
 def test_dead_inputs_do_no_harm() -> None:
     x, moved, weight = drawn(Layout.IN_OUT, 0.5)
     x, moved = x.copy(), moved.copy()
