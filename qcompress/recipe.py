@@ -114,7 +114,7 @@ class Recipe:
     layers: tuple[tuple[str, Scheme], ...] = ()
     """Layer name, glob or operator type -> scheme that its weights have instead of ``weights``; the last that fits counts."""
     bits: float | None = None
-    """Average width of the codes: the width of every layer is chosen by measured loss; None: all as ``weights`` says."""
+    """Average width of the codes of all that is not in ``layers``, each chosen by measured loss; None: as ``weights`` says."""
     rounding: Rounding | None = None
     """How codes are chosen; None: by width, and by what data there is."""
     sequential: bool = True

@@ -143,7 +143,7 @@ recipe_options = bundle(
         "--bits",
         type=click.FloatRange(2, 8),
         metavar="B",
-        help="Average width of the codes; each layer's is chosen by loss.",
+        help="Average width of the codes, those of --layer aside; each layer's is chosen by loss.",
     ),
     click.option("--rounding", type=LazyChoice(_roundings), help="How codes are chosen; by width and data if not given."),
     click.option(
